@@ -1,0 +1,1 @@
+"""phenoscape_tune."""
