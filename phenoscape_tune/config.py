@@ -1,0 +1,400 @@
+"""The training configuration: the training guide's keys with their types, ranges, defaults and meanings.
+
+Every default stands here and nowhere else. Configurations are layered: defaults, then a file, then `key=value`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from PIL import ImageColor
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.yaml_file import dump_mapping, load_mapping, parse_scalar
+
+
+def _advice(low: float, high: float) -> dict[str, Any]:
+    """The guide's range: outside it a warning, not an error."""
+    return {"advice": [low, high]}
+
+
+def _colour(text: str) -> str:
+    try:
+        ImageColor.getrgb(text)
+    except ValueError:
+        raise ValueError("write a colour such as grey, white or '#808080'") from None
+    return text
+
+
+def _blur_range(sigmas: tuple[float, float]) -> tuple[float, float]:
+    if sigmas[0] > sigmas[1]:
+        raise ValueError("the bounds are reversed; write the smaller sigma first")
+    return sigmas
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class TransformsConfig(_Keys):
+    """The random augmentation that makes two views of an image (SimCLR, arXiv 2002.05709, appendix A)."""
+
+    input_size: int | None = Field(None, ge=8, le=4096, description="Same as the top-level input_size; either place.")
+    cj_prob: Probability = Field(0.8, description="Probability of colour jitter.")
+    cj_strength: float = Field(
+        0.5, ge=0, le=2.5, json_schema_extra=_advice(0, 1),
+        description="Strength of colour jitter: (0.8, 0.8, 0.8, 0.2) times this for brightness, contrast, saturation, "
+        "hue.",
+    )  # fmt: skip
+    min_scale: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a crop may have.")
+    random_gray_scale: Probability = Field(0.2, description="Probability of turning a view grey.")
+    gaussian_blur: Probability = Field(0.5, description="Probability of Gaussian blur.")
+    kernel_size: float = Field(0.1, gt=0, le=1, description="Width of the blur kernel as a share of input_size.")
+    sigmas: Annotated[
+        tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_blur_range)
+    ] = Field((0.1, 2.0), description="Range of the blur's standard deviation, in pixels.")
+    hf_prob: Probability = Field(0.5, description="Probability of a horizontal flip.")
+
+
+class EarlyStoppingConfig(_Keys):
+    """Stop a single run whose monitored value no longer improves."""
+
+    monitor: str = Field("val_loss", description="The reported value to watch.")
+    patience: int = Field(10, ge=1, description="Epochs without improvement before the run stops.")
+    min_delta: float = Field(0.001, ge=0, description="The least change that counts as improvement.")
+
+
+class TrainConfig(_Keys):
+    """One SimCLR training run."""
+
+    # Data
+    data_dir: str | None = Field(None, description="Folder of images, searched recursively.")
+    out_dir: str = Field("outputs/train", description="Folder for checkpoints, logs and the resolved configuration.")
+    labels: str | None = Field(
+        None, description="CSV (filename,label[,group]) instead of class sub-folders; used for the objective only."
+    )
+    group_by: str | None = Field(
+        None, description="Regular expression on the file name; images with the same match stay in one part."
+    )
+    val_fraction: float = Field(0.15, gt=0, lt=1, description="Share of the specimens for validation.")
+    test_fraction: float = Field(0.15, ge=0, lt=1, description="Share of the specimens for the one final test.")
+    split_seed: int = Field(42, ge=0, description="Seed of the split into parts; the same for every trial.")
+    resize: Literal["pad", "crop", "squash"] = Field(
+        "pad", description="How an image becomes square: pad keeps all of the organism and its proportions."
+    )
+    background: Annotated[str, AfterValidator(_colour)] = Field(
+        "grey", description="Colour behind transparent images and of padding."
+    )
+    max_unreadable: float = Field(
+        0.05, ge=0, le=1, description="Largest share of unreadable image files that is left out without refusing."
+    )
+    cache_dir: str | None = Field(
+        None, description="Folder for packed images; null: $PHENOSCAPE_CACHE or the user's cache folder."
+    )
+    pack: bool = Field(True, description="Decode all images once into a memory-mapped file.")
+    balance: bool = Field(False, description="Sample classes evenly.")
+    modality: Literal["rgb", "multispectral", "hyperspectral"] = Field("rgb", description="Kind of images.")
+    channels: str | list[int | str] | None = Field(None, description="Channels by index or name; null: all.")
+    bands: str | list[float] = Field("all", description="Bands of hyperspectral images.")
+    use_segmentation_mask: bool = Field(False, description="Remove the background by the mask channel.")
+
+    # Model
+    backbone: str = Field("resnet50", min_length=1, description="Encoder: any model name of timm.")
+    weights: str | None = Field(
+        None, description="DEFAULT: pretrained weights from timm; null: random; else a file of weights."
+    )
+    input_size: int = Field(
+        224, ge=8, le=4096, json_schema_extra={"unit": "px"}, description="Side of the square input of the encoder."
+    )
+    stem: Literal["auto", "standard", "small"] = Field(
+        "auto", description="small: 3x3 first convolution without max-pool; auto: small for inputs up to 64 px."
+    )
+    projection_dim: int = Field(128, ge=2, le=8192, description="Width of the projection that the loss sees.")
+
+    # Optimisation
+    lr: float = Field(0.001, gt=0, json_schema_extra=_advice(1e-5, 1e-1), description="Peak learning rate.")
+    batch_size: int = Field(32, ge=2, json_schema_extra=_advice(8, 512), description="Images per device and step.")
+    max_epochs: int = Field(
+        100, ge=1, json_schema_extra={**_advice(50, 500), "unit": "epochs"}, description="Length of training."
+    )
+    temperature: float = Field(
+        0.1, gt=0, json_schema_extra=_advice(0.05, 0.5), description="Temperature of the NT-Xent loss."
+    )
+    optimizer: Literal["sgd", "adamw", "lars"] = Field("adamw", description="Optimiser (measured: docs/experiments.md).")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    weight_decay: float = Field(1e-4, ge=0, description="Weight decay; not applied to biases and normalisation.")
+    lr_scheduler: Literal["cosine"] = Field("cosine", description="Shape of the learning-rate schedule.")
+    warmup_epochs: float | None = Field(
+        None, ge=0, json_schema_extra={"unit": "epochs"},
+        description="Linear warm-up; null: a tenth of max_epochs, at most 10.",
+    )  # fmt: skip
+    T_max: int | None = Field(
+        None, ge=1, json_schema_extra={"unit": "epochs"}, description="Period of the cosine; null: max_epochs."
+    )
+    eta_min: float | None = Field(None, ge=0, description="Floor of the learning rate; null: min(1e-4, lr / 10).")
+    gradient_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: no clipping.")
+    accumulate_grad_batches: int = Field(1, ge=1, description="Batches that the contrastive loss sees as one.")
+    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto", description="Images that go through the network at once."
+    )
+    early_stopping: EarlyStoppingConfig | None = Field(None, description="Stop when a value no longer improves.")
+    transforms: TransformsConfig = Field(default_factory=TransformsConfig, description="Augmentation.")
+
+    # Hardware
+    seed: int = Field(42, ge=0, description="Seed of the weights, the order of images and the augmentation.")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU where there is one.")
+    devices: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(1, description="Devices of one run.")
+    strategy: Literal["auto", "ddp"] = Field("auto", description="How several devices work together.")
+    precision: Literal["auto", "bf16", 16, 32] = Field(
+        "auto", description="auto: bf16 where the device profits, else 32."
+    )
+    sync_batchnorm: bool = Field(False, description="Batch statistics over all devices.")
+    deterministic: bool = Field(False, description="Same result to the bit on the same machine; may be slower.")
+    compile: bool = Field(False, description="Use torch.compile.")
+    gradient_checkpointing: bool = Field(False, description="Trade speed for memory.")
+    num_workers: int = Field(4, ge=0, description="Threads that decode images while packing.")
+    pin_memory: bool = Field(True, description="For the loader of unpacked images.")
+    persistent_workers: bool = Field(True, description="For the loader of unpacked images.")
+
+    # Logging
+    log_every_n_steps: int = Field(50, ge=1, json_schema_extra={"unit": "steps"}, description="Steps between log lines.")
+
+    @model_validator(mode="after")
+    def _one_input_size(self) -> TrainConfig:
+        inner, outer = self.transforms.input_size, self.input_size
+        if inner is not None and "input_size" in self.model_fields_set and inner != outer:
+            raise ValueError(f"input_size: {outer} and transforms.input_size: {inner} differ; write one of them")
+        size = outer if inner is None else inner
+        object.__setattr__(self, "transforms", self.transforms.model_copy(update={"input_size": size}))
+        object.__setattr__(self, "input_size", size)
+        return self
+
+    @model_validator(mode="after")
+    def _parts_leave_training(self) -> TrainConfig:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"val_fraction: {self.val_fraction} and test_fraction: {self.test_fraction} leave nothing to train on"
+            )
+        return self
+
+    @property
+    def schedule_epochs(self) -> int:
+        """Period of the cosine, in epochs."""
+        return self.max_epochs if self.T_max is None else self.T_max
+
+    @property
+    def resolved_warmup_epochs(self) -> float:
+        """Length of the linear warm-up, in epochs; at most the run's."""
+        auto = min(10.0, self.max_epochs / 10)
+        return min(auto if self.warmup_epochs is None else self.warmup_epochs, float(self.max_epochs))
+
+    @property
+    def resolved_eta_min(self) -> float:
+        """Floor of the learning rate; a tenth of lr where the configured floor is not below lr."""
+        floor = min(1e-4, self.lr / 10) if self.eta_min is None else self.eta_min
+        return floor if floor < self.lr else self.lr / 10
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values (for YAML, checkpoints, other processes) that `build_config` reads back to an equal one."""
+        return self.model_dump(mode="json")
+
+
+# What the schema knows and the training does not do yet: (key, whether a configuration uses it).
+_NOT_YET = {
+    "pack": lambda c: not c.pack,
+    "balance": lambda c: c.balance,
+    "modality": lambda c: c.modality != "rgb",
+    "channels": lambda c: c.channels is not None,
+    "bands": lambda c: c.bands != "all",
+    "use_segmentation_mask": lambda c: c.use_segmentation_mask,
+    "optimizer": lambda c: c.optimizer == "lars",
+    "accumulate_grad_batches": lambda c: c.accumulate_grad_batches > 1,
+    "micro_batch_size": lambda c: c.micro_batch_size != "auto",
+    "early_stopping": lambda c: c.early_stopping is not None,
+    "devices": lambda c: c.devices != 1,
+    "precision": lambda c: c.precision == 16,
+    "sync_batchnorm": lambda c: c.sync_batchnorm,
+    "compile": lambda c: c.compile,
+    "gradient_checkpointing": lambda c: c.gradient_checkpointing,
+}
+
+
+def unsupported_keys(config: TrainConfig) -> list[str]:
+    """One line for each key whose work this version does not do yet."""
+    mapping = config.to_mapping()
+    return [
+        f"{key}: {mapping[key]!r} does nothing in this version yet; remove it or set {key}={_default(key)}"
+        for key, used in _NOT_YET.items()
+        if used(config)
+    ]
+
+
+def _default(key: str) -> str:
+    default = TrainConfig.model_fields[key].default
+    return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def known_keys() -> dict[str, Any]:
+    """Every configuration key, dotted where nested, with its pydantic FieldInfo."""
+    keys: dict[str, Any] = {}
+    for name, field in TrainConfig.model_fields.items():
+        keys[name] = field
+        inner = {"transforms": TransformsConfig, "early_stopping": EarlyStoppingConfig}.get(name)
+        if inner is not None:
+            keys.update({f"{name}.{key}": nested for key, nested in inner.model_fields.items()})
+    return keys
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the known word nearest to a misspelt one, or lists the known ones."""
+    known = sorted(known)
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(known)}"
+
+
+def get_key(mapping: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key; KeyError where there is none."""
+    for part in key.split("."):
+        mapping = mapping[part]
+    return mapping
+
+
+def set_key(mapping: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value at a dotted key, making mappings on the way."""
+    *path, last = key.split(".")
+    for part in path:
+        if not isinstance(mapping.get(part), dict):
+            mapping[part] = {}
+        mapping = mapping[part]
+    mapping[last] = value
+
+
+def merge(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings with the upper one's values winning key by key."""
+    merged = dict(lower)
+    # input_size has two spellings: the upper layer's takes the place of both.
+    if "input_size" in upper or "input_size" in (upper.get("transforms") or {}):
+        merged.pop("input_size", None)
+        if isinstance(merged.get("transforms"), Mapping):
+            merged["transforms"] = {k: v for k, v in merged["transforms"].items() if k != "input_size"}
+    for key, value in upper.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """`key=value` arguments as a nested mapping. Raises UserError for an argument that has no `=`."""
+    mapping: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"'{argument}' is neither an option nor key=value; for example: lr=0.001")
+        set_key(mapping, key.strip(), parse_scalar(value))
+    return mapping
+
+
+def build_config(values: Mapping[str, Any], source: str = "configuration") -> TrainConfig:
+    """Validate a nested mapping of configuration keys.
+
+    Raises UserError that lists all faults at once, each with key, value and what to write instead; `source` names the
+    file or the command line.
+    """
+    try:
+        return TrainConfig.model_validate(dict(values))
+    except ValidationError as error:
+        faults = dict.fromkeys(describe_fault(fault, known_keys()) for fault in error.errors())
+        raise UserError("\n".join(f"{source}: {fault}" for fault in faults)) from None
+
+
+def describe_fault(fault: ErrorDetails, known: Mapping[str, Any]) -> str:
+    """One validation fault as `key: value: what is wrong; what to write instead`."""
+    # pydantic appends the branch of a union that it tried; the key is the part that the schema knows.
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location)
+    while location and key not in known and fault["type"] != "extra_forbidden":
+        location.pop()
+        key = ".".join(location)
+    value = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {nearest(key, known)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and not key:
+        return message
+    if fault["type"] == "missing":
+        return f"{key}: is missing"
+    message = message[0].lower() + message[1:]
+    return f"{key}: {value!r} is not valid: {message}{_remedy(known.get(key))}"
+
+
+def _remedy(field: Any) -> str:
+    if field is None or field.default is None or not isinstance(field.default, int | float | str):
+        return ""
+    extra = field.json_schema_extra or {}
+    bounds = f", usually {extra['advice'][0]:g} to {extra['advice'][1]:g}" if "advice" in extra else ""
+    return f" (default {field.default}{bounds})"
+
+
+def advice(config: TrainConfig) -> list[str]:
+    """One line for each value outside the range that the training guide recommends."""
+    lines = []
+    mapping = config.to_mapping()
+    for key, field in known_keys().items():
+        extra = field.json_schema_extra or {}
+        if "advice" in extra:
+            low, high = extra["advice"]
+            value = get_key(mapping, key)
+            if not low <= value <= high:
+                lines.append(f"{key}: {value:g} is outside the guide's range {low:g} to {high:g}")
+    return lines
+
+
+def shipped_folder(kind: Literal["configs", "search_spaces"]) -> Path:
+    """The folder of configurations or search spaces that comes with the package (wheel or checkout)."""
+    package = Path(__file__).resolve().parent
+    inside = package / kind
+    return inside if inside.is_dir() else package.parent / kind
+
+
+def find_file(name: str, kind: Literal["configs", "search_spaces"]) -> Path:
+    """A path, or a name among the shipped files, with or without `.yaml`. Raises UserError naming the known ones."""
+    folder = shipped_folder(kind)
+    for candidate in (Path(name), Path(f"{name}.yaml"), folder / name, folder / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    # `configs/rgb.yaml` typed outside the checkout means the shipped one.
+    if (folder / Path(name).name).is_file() and Path(name).parent.name == kind:
+        return folder / Path(name).name
+    shipped = [path.stem for path in folder.glob("*.yaml")]
+    raise UserError(f"{name}: no such file, and none of the shipped {kind}: {nearest(name, shipped)}")
+
+
+def load_config(path: str | None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Defaults, then a configuration file, then overrides. Raises UserError with all faults."""
+    file = None if path is None else find_file(path, "configs")
+    values = {} if file is None else load_mapping(file)
+    if overrides:
+        # Each layer is checked by itself first, so that a fault is told with the place where it was written.
+        faults = []
+        for layer, source in ((values, str(file)), (overrides, "command line")):
+            try:
+                build_config(layer, source)
+            except UserError as error:
+                faults.append(str(error))
+        if faults:
+            raise UserError("\n".join(faults))
+    source = "command line" if file is None else str(file)
+    return build_config(merge(values, overrides or {}), source)
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML that `load_config` reads back to an equal one."""
+    path.write_text(dump_mapping(config.to_mapping()), encoding="utf-8")
