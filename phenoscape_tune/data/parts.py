@@ -1,0 +1,83 @@
+"""The images of a configuration, packed and split into parts: the same for every trial and every process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ImageColor
+
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.data.packed import PackedImages, PackSettings, choose_size, default_cache_dir, pack
+from phenoscape_tune.data.specimens import Split, find_specimens, split_specimens
+from phenoscape_tune.errors import UserError
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Packed images (N, C, S, S) uint8, and which of them are for training, validation and the final test."""
+
+    packed: PackedImages
+    split: Split
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(N,) int64 class of each image; None without labels."""
+        return self.packed.specimens.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.packed.specimens.classes
+
+    @property
+    def channels(self) -> int:
+        return int(self.packed.images.shape[1])
+
+    def describe(self) -> str:
+        """One line for a plan or a log."""
+        train, val, test = (len(part) for part in (self.split.train, self.split.val, self.split.test))
+        return (
+            f"{len(self.packed.images):,} images ({train:,} train, {val:,} validation, {test:,} test), "
+            f"{self.packed.specimens.label_source}"
+        )
+
+
+def open_parts(
+    config: TrainConfig,
+    progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> Parts:
+    """Find, pack (or reuse what is packed) and split the images of `config.data_dir`.
+
+    Raises UserError where the folder, the labels or the images are not fit to train on, naming the numbers.
+    """
+    if config.data_dir is None:
+        raise UserError("data_dir: is missing; write data_dir=path/to/your/images")
+    labels = None if config.labels is None else Path(config.labels)
+    specimens = find_specimens(Path(config.data_dir), labels, config.group_by)
+    red, green, blue = ImageColor.getrgb(config.background)[:3]
+    settings = PackSettings(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
+    packed = pack(
+        specimens,
+        settings,
+        Path(config.cache_dir) if config.cache_dir else default_cache_dir(),
+        num_workers=config.num_workers,
+        max_unreadable=config.max_unreadable,
+        progress=progress,
+        notice=notice,
+    )
+    split = split_specimens(packed.specimens, config.val_fraction, config.test_fraction, config.split_seed)
+    total, train = len(packed.images), len(split.train)
+    if not len(split.val) or train < 2:
+        raise UserError(
+            f"data_dir: {config.data_dir}: {total} image{'s' * (total != 1)} give {train} for training and "
+            f"{len(split.val)} for validation; more images are needed (a few dozen at least)"
+        )
+    if config.batch_size > train:
+        raise UserError(
+            f"batch_size: {config.batch_size} is larger than the training part of {config.data_dir} "
+            f"({train} of {total} images); set batch_size={2 ** (train.bit_length() - 1)} or less, or add images"
+        )
+    return Parts(packed, split)

@@ -1,0 +1,290 @@
+"""A folder of images → specimens (name, label, group) and their deterministic, stratified split."""
+
+import csv
+import hashlib
+import math
+import os
+import re
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from phenoscape_tune.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm")
+PART_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+
+
+@dataclass(frozen=True)
+class Specimens:
+    """The images of one folder, with what is known about each; N images in the order of their names."""
+
+    root: Path
+    """The folder below which all names lie."""
+    names: tuple[str, ...]
+    """N posix paths relative to ``root``, sorted."""
+    labels: np.ndarray | None
+    """int64 (N,), index into ``classes``; None where nothing names the classes."""
+    classes: tuple[str, ...]
+    """Class names, sorted; empty without labels."""
+    groups: tuple[str, ...]
+    """N names of what must stay in one part of a split: the specimen's, or the image's own."""
+    label_source: str
+    """One sentence for the log: where the labels came from, or why there are none."""
+
+    def keep(self, indices: Iterable[int] | np.ndarray) -> "Specimens":
+        """The specimens at ``indices`` (int, in the order given); ``classes`` stay as they are."""
+        chosen = np.asarray(list(indices), dtype=np.int64)
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in chosen),
+            labels=None if self.labels is None else self.labels[chosen],
+            groups=tuple(self.groups[i] for i in chosen),
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Three disjoint parts that together cover the specimens: sorted int64 indices."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def find_specimens(data_dir: Path, labels_csv: Path | None = None, group_by: str | None = None) -> Specimens:
+    """Every image below ``data_dir``, with its label and its group.
+
+    Labels are the first folder below the one that all images share, where every image lies in such a folder and
+    there are at least two; or the ``label`` column of ``labels_csv`` (header ``filename,label[,group]``, file names
+    relative to ``data_dir``). ``group_by`` is a regular expression searched in each name; its first group, or the
+    whole match, is the specimen's name. Folders and files whose name begins with a dot are skipped; links are
+    followed once.
+
+    Raises UserError for a folder that is missing, holds no image or holds the parts of a split; for a CSV that does
+    not fit the folder; for a ``group_by`` that is no regular expression or stands beside a ``group`` column.
+    """
+    root = Path(data_dir).expanduser()
+    names, others = _list_files(root)
+    if not names:
+        raise UserError(_describe_no_images(root, others))
+    if labels_csv is None:
+        labels_of, label_source = _labels_from_folders(root, names)
+        csv_groups = None
+    else:
+        labels_of, csv_groups, label_source = _read_labels_csv(Path(labels_csv).expanduser(), root, names)
+    if csv_groups is not None and group_by is not None:
+        raise UserError(
+            f"group_by: {group_by!r} is given and {labels_csv} has a column 'group': both name the specimens. "
+            "Remove group_by, or the column."
+        )
+    classes = tuple(sorted(set(labels_of))) if labels_of is not None else ()
+    index_of = {name: index for index, name in enumerate(classes)}
+    return Specimens(
+        root=root,
+        names=names,
+        labels=None if labels_of is None else np.array([index_of[label] for label in labels_of], dtype=np.int64),
+        classes=classes,
+        groups=csv_groups or _name_groups(names, group_by),
+        label_source=label_source,
+    )
+
+
+def split_specimens(specimens: Specimens, val_fraction: float, test_fraction: float, seed: int) -> Split:
+    """Train, validation and test parts: whole groups, stratified by label, the same for the same seed.
+
+    Within each class the groups stand in the order of sha256("seed/group"), so that neither the order of listing
+    nor a new image moves the others; the test part is taken first. A group with several labels counts to its most
+    frequent one. A class with three groups or more is in every part whose fraction is above 0; every class is in
+    the training part.
+
+    Raises UserError where the fractions (of the groups, 0 to 1) leave nothing for training.
+    """
+    if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+        raise UserError(
+            f"val_fraction: {val_fraction} and test_fraction: {test_fraction} must not be negative and must leave "
+            "images for training: write two numbers whose sum is below 1, such as 0.2 and 0.1."
+        )
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(specimens.groups):
+        members[group].append(index)
+    groups_of: dict[int, list[str]] = defaultdict(list)
+    for group, indices in members.items():
+        groups_of[_main_label(specimens.labels, indices)].append(group)
+
+    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for groups in groups_of.values():
+        groups.sort(key=lambda group: hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogateescape")).digest())
+        n_val, n_test = _count_parts(len(groups), val_fraction, test_fraction)
+        for position, group in enumerate(groups):
+            part = "test" if position < n_test else "val" if position < n_test + n_val else "train"
+            parts[part].extend(members[group])
+    return Split(**{part: np.array(sorted(indices), dtype=np.int64) for part, indices in parts.items()})
+
+
+def _list_files(root: Path) -> tuple[tuple[str, ...], list[str]]:
+    """Sorted names of the images below root, and the names of all other files."""
+    if not root.exists():
+        raise UserError(f"data_dir: {root} does not exist. Write the path of a folder of images.")
+    if not root.is_dir():
+        hint = " Unpack it first." if root.suffix.lower() in ARCHIVE_SUFFIXES else ""
+        raise UserError(f"data_dir: {root} is a file, not a folder.{hint} Write the path of a folder of images.")
+    names: list[str] = []
+    others: list[str] = []
+    seen: set[str] = set()
+    waiting = deque([root])
+    while waiting:
+        folder = waiting.popleft()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as fault:
+            raise UserError(
+                f"data_dir: {folder} cannot be listed ({fault.strerror}). Make it readable, or move it out."
+            ) from fault
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            if entry.is_dir():
+                # Links wait until every real folder is listed: a folder keeps its own name, not a link's.
+                (waiting.append if entry.is_symlink() else waiting.appendleft)(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or entry.is_symlink()):
+                # A broken link stays in the list, so that it is reported as unreadable instead of being missed.
+                names.append(path.relative_to(root).as_posix())
+            else:
+                others.append(entry.name)
+    return tuple(sorted(names)), others
+
+
+def _describe_no_images(root: Path, others: Sequence[str]) -> str:
+    known = " ".join(IMAGE_SUFFIXES)
+    if not others:
+        return f"data_dir: {root} is empty. Write the path of a folder of images ({known})."
+    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in others).most_common(5)
+    listed = ", ".join(f"{suffix} ×{count}" for suffix, count in counts)
+    files = f"{len(others)} file{'s' if len(others) > 1 else ''}"
+    hint = ""
+    for suffixes, advice in ((ARCHIVE_SUFFIXES, "Unpack {} first."), (VIDEO_SUFFIXES, "Take frames from {} first.")):
+        found = next((name for name in sorted(others) if Path(name).suffix.lower() in suffixes), None)
+        hint += f" {advice.format(found)}" if found else ""
+    return f"data_dir: {root} holds {files}, none an image ({listed}); known: {known}.{hint}"
+
+
+def _labels_from_folders(root: Path, names: Sequence[str]) -> tuple[list[str] | None, str]:
+    """Each image's class folder and the sentence that says so; None where the folders name no classes."""
+    folders = [name.split("/")[:-1] for name in names]
+    first, last = min(folders), max(folders)
+    ends = (depth for depth, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    shared = next(ends, min(len(first), len(last)))
+    below = [folder[shared:] for folder in folders]
+    loose = sum(not folder for folder in below)
+    classes = sorted({folder[0] for folder in below if folder})
+    parent = root.joinpath(*folders[0][:shared])
+    if len(classes) >= 2 and all(name.lower() in PART_NAMES for name in classes):
+        raise UserError(
+            f"data_dir: {parent} holds the parts of a split ({', '.join(classes)}), which are no classes. "
+            f"Point data_dir at one of them, such as {parent / classes[0]}; the search splits it by itself."
+        )
+    if loose == len(names):
+        return None, f"no labels: images lie directly in {'the' if not shared else 'one'} folder"
+    if loose:
+        return None, (
+            f"no labels: {loose} of {len(names)} images lie directly in {parent.name or parent}, "
+            f"beside {len(classes)} sub-folder{'s' if len(classes) > 1 else ''}"
+        )
+    return [folder[0] for folder in below], f"labels from {len(classes)} class sub-folders"
+
+
+def _read_labels_csv(path: Path, root: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None, str]:
+    """Labels and, where there is such a column, groups of all images; and the sentence that says so."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = [column.strip().lower() for column in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            if not {"filename", "label"} <= set(columns):
+                raise UserError(
+                    f"labels: {path} must begin with the header filename,label or filename,label,group, "
+                    f"separated by commas; it begins with {','.join(columns) or 'nothing'!r}."
+                )
+            rows: dict[str, tuple[str, str]] = {}
+            for row in reader:
+                name = (row["filename"] or "").strip().replace("\\", "/").removeprefix("./")
+                if not name:
+                    continue
+                if name in rows:
+                    raise UserError(f"labels: {path}, line {reader.line_num}: {name} stands twice. Keep one row.")
+                rows[name] = ((row["label"] or "").strip(), (row.get("group") or "").strip())
+    except (OSError, UnicodeDecodeError, csv.Error) as fault:
+        raise UserError(f"labels: {path} cannot be read as a CSV file in UTF-8: {fault}.") from fault
+
+    missing = [name for name in names if not rows.get(name, ("", ""))[0]]
+    unknown = sorted(set(rows) - set(names))
+    if missing:
+        message = f"labels: {path} has no label for {len(missing)} of {len(names)} images ({_shorten(missing)})"
+        if unknown:
+            message += f" and {len(unknown)} rows that name no image in {root} ({_shorten(unknown)})"
+        raise UserError(f"{message}. Give each image one row; file names are relative to data_dir.")
+    labels = [rows[name][0] for name in names]
+    if len(set(labels)) < 2:
+        raise UserError(
+            f"labels: {path} gives all {len(names)} images the label {labels[0]!r}; at least 2 are needed. "
+            "Name two classes or more, or leave labels out to compare trials without labels."
+        )
+    groups = tuple(rows[name][1] or name for name in names) if "group" in columns else None
+    source = f"labels of {len(set(labels))} classes from {path.name}"
+    return labels, groups, source + (f" ({len(unknown)} rows name no image here)" if unknown else "")
+
+
+def _name_groups(names: Sequence[str], group_by: str | None) -> tuple[str, ...]:
+    if group_by is None:
+        return tuple(names)
+    try:
+        pattern = re.compile(group_by)
+    except re.error as fault:
+        raise UserError(
+            f"group_by: {group_by!r} is no regular expression ({fault}). Write one whose first group is the "
+            r"specimen's name, such as '(\w+)_\d+\.jpg$'."
+        ) from fault
+    groups = []
+    for name in names:
+        match = pattern.search(name)
+        found = (match.group(1) if pattern.groups else match.group(0)) if match else None
+        groups.append(found or name)
+    return tuple(groups)
+
+
+def _main_label(labels: np.ndarray | None, indices: Sequence[int]) -> int:
+    """The most frequent label at the indices, the smallest of several; 0 without labels."""
+    if labels is None:
+        return 0
+    return int(np.bincount(labels[np.asarray(indices)]).argmax())
+
+
+def _count_parts(groups: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:
+    """Validation and test groups of a class: largest remainders, at least one each where the class has three."""
+    fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
+    quotas = [round(groups * fraction, 9) for fraction in fractions]
+    counts = [math.floor(quota) for quota in quotas]
+    by_remainder = sorted(range(3), key=lambda part: counts[part] - quotas[part])
+    for part in by_remainder[: groups - sum(counts)]:
+        counts[part] += 1
+    needed = [part for part in range(3) if fractions[part] > 0 and (part == 0 or groups >= 3)]
+    for part in needed:
+        if counts[part] == 0:
+            counts[counts.index(max(counts))] -= 1
+            counts[part] = 1
+    return counts[1], counts[2]
+
+
+def _shorten(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

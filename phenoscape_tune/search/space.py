@@ -1,0 +1,207 @@
+"""The search-space file: which configuration keys to search, over which ranges, with which budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from phenoscape_tune.config import TrainConfig, build_config, find_file, known_keys, nearest, set_key, unsupported_keys
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.yaml_file import load_mapping
+
+Scalar = bool | int | float | str | None
+
+# Keys that a search sets itself, or that change what is compared.
+_FIXED = {
+    *("data_dir", "out_dir", "labels", "group_by", "val_fraction", "test_fraction", "split_seed", "max_unreadable"),
+    *("cache_dir", "pack", "modality", "max_epochs", "T_max", "seed", "accelerator", "devices", "strategy"),
+    *("num_workers", "pin_memory", "persistent_workers", "log_every_n_steps", "deterministic", "early_stopping"),
+    *("early_stopping.monitor", "early_stopping.patience", "early_stopping.min_delta", "transforms"),
+}
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Parameter(_Keys):
+    """The range of one searched key."""
+
+    type: Literal["uniform", "loguniform", "int", "logint", "choice"]
+    low: float | None = None
+    high: float | None = None
+    step: float | None = Field(None, gt=0)
+    values: list[Scalar] | None = None
+    default: Scalar = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Parameter:
+        if self.type == "choice":
+            self._check_choice()
+        else:
+            self._check_range()
+        return self
+
+    def _check_choice(self) -> None:
+        if any(value is not None for value in (self.low, self.high, self.step)):
+            raise ValueError("a choice has values, not low, high or step")
+        if not self.values:
+            raise ValueError("the choice is empty; write values: [a, b]")
+        if len({(type(value), value) for value in self.values}) < len(self.values):
+            raise ValueError(f"the choice {self.values} holds a value twice; write each once")
+        if self.default is not None and self.default not in self.values:
+            raise ValueError(f"default {self.default!r} is none of the values {self.values}")
+
+    def _check_range(self) -> None:
+        if self.values is not None:
+            raise ValueError(f"'values' goes with type: choice; a {self.type} has low and high")
+        if self.low is None or self.high is None:
+            raise ValueError(f"a {self.type} needs low and high")
+        if self.low > self.high:
+            raise ValueError(f"the bounds are reversed: low {self.low:g} is above high {self.high:g}; swap them")
+        if self.low == self.high:
+            raise ValueError(f"low and high are both {self.low:g}; set the key to that value in the configuration")
+        if self.type.startswith("log") and self.low <= 0:
+            raise ValueError(f"low {self.low:g} has no logarithm; write low > 0, for example {self.high / 1000:g}")
+        if self.type in ("int", "logint") and any(
+            value is not None and value != int(value) for value in (self.low, self.high, self.step)
+        ):
+            raise ValueError(f"a {self.type} has whole numbers for low, high and step")
+        if self.step is not None and self.type.startswith("log"):
+            raise ValueError(f"a {self.type} has no step")
+        if self.default is not None and not (
+            isinstance(self.default, int | float) and self.low <= self.default <= self.high
+        ):
+            raise ValueError(f"default {self.default!r} is not between {self.low:g} and {self.high:g}")
+
+    def contains(self, value: Any) -> bool:
+        """Whether a value lies in the range (on its grid, where there is a step)."""
+        if self.type == "choice":
+            assert self.values is not None
+            return value in self.values
+        assert self.low is not None and self.high is not None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        step = self.step or (1.0 if self.type == "int" else None)
+        return step is None or math.isclose((value - self.low) / step, round((value - self.low) / step), abs_tol=1e-6)
+
+    def extremes(self) -> list[tuple[str, Scalar]]:
+        """The values by which the range is checked against the configuration's schema, with the name of each."""
+        if self.type == "choice":
+            return [(f"values[{i}]", value) for i, value in enumerate(self.values or [])]
+        whole = self.type in ("int", "logint")
+        bounds = (("low", self.low), ("high", self.high))
+        return [(name, int(bound) if whole and bound is not None else bound) for name, bound in bounds]
+
+
+class Objective(_Keys):
+    metric: str = "auto"
+
+
+class Scheduler(_Keys):
+    grace_epochs: int = Field(3, ge=1)
+    reduction_factor: int = Field(3, ge=2)
+
+
+class Budget(_Keys):
+    trials: int = Field(24, ge=1)
+    max_epochs: int | None = Field(None, ge=1)
+    hours: float | None = Field(None, gt=0)
+    gpu_hours: float | None = Field(None, gt=0)
+
+
+class Confirm(_Keys):
+    top_k: int = Field(3, ge=1)
+    seeds: int = Field(3, ge=1)
+
+
+class SearchSpace(_Keys):
+    """A search: what to vary and how long."""
+
+    parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
+    order: Literal["staged", "joint"] = "staged"
+    objective: Objective = Field(default_factory=Objective)
+    scheduler: Scheduler = Field(default_factory=Scheduler)
+    budget: Budget = Field(default_factory=Budget)
+    confirm: Confirm | None = Field(default_factory=Confirm)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values that `build_space` reads back to an equal space."""
+        mapping = self.model_dump(mode="json", exclude_none=True)
+        mapping["confirm"] = None if self.confirm is None else mapping["confirm"]
+        return mapping
+
+
+def load_space(name: str) -> tuple[SearchSpace, Path]:
+    """Read a search space by path or shipped name. Raises UserError with all faults of the file."""
+    path = find_file(name, "search_spaces")
+    return build_space(load_mapping(path), str(path)), path
+
+
+def build_space(values: Mapping[str, Any], source: str = "search space") -> SearchSpace:
+    """Validate a search space. Raises UserError that lists all faults at once, with the key and the remedy."""
+    try:
+        space = SearchSpace.model_validate(dict(values))
+    except ValidationError as error:
+        faults = [_describe(fault) for fault in error.errors()]
+        parameters = values.get("parameters")
+        # Unknown keys are told together with the faults of the ranges.
+        if isinstance(parameters, Mapping):
+            faults += [fault for key in parameters if (fault := _key_fault(str(key)))]
+        raise UserError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults))) from None
+    faults = [fault for key in space.parameters if (fault := _key_fault(key))]
+    if {"input_size", "transforms.input_size"} <= set(space.parameters):
+        faults.append("parameters.input_size and parameters.transforms.input_size are the same key; keep one")
+    for key, parameter in space.parameters.items():
+        if not _key_fault(key):
+            faults += _range_faults(key, parameter)
+    if faults:
+        raise UserError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults)))
+    return space
+
+
+def _describe(fault: ErrorDetails) -> str:
+    location = [str(part) for part in fault["loc"]]
+    message = fault["msg"].removeprefix("Value error, ")
+    key = ".".join(location)
+    if fault["type"] == "extra_forbidden":
+        models: dict[str, type[BaseModel]] = {
+            "objective": Objective, "scheduler": Scheduler, "budget": Budget, "confirm": Confirm, "parameters": Parameter
+        }  # fmt: skip
+        known = models[location[0]] if len(location) > 1 else SearchSpace
+        return f"{key}: unknown key; {nearest(location[-1], known.model_fields)}"
+    if fault["type"] == "missing":
+        return f"{key}: is missing"
+    if fault["type"] == "too_short":
+        return f"{key}: names no key to search, for example lr: {{type: loguniform, low: 1.0e-5, high: 1.0e-1}}"
+    if fault["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key}: {fault['input']!r} is not valid: {message[0].lower()}{message[1:]}"
+
+
+def _key_fault(key: str) -> str | None:
+    known = known_keys()
+    if key not in known:
+        return f"parameters.{key}: is no configuration key; {nearest(key, set(known) - _FIXED)}"
+    if key in _FIXED:
+        return f"parameters.{key}: cannot be searched; set it in the configuration"
+    return None
+
+
+def _range_faults(key: str, parameter: Parameter) -> list[str]:
+    """Values of the range that the configuration refuses, or that do nothing yet."""
+    faults = []
+    for name, value in parameter.extremes():
+        mapping: dict[str, Any] = {}
+        set_key(mapping, key, value)
+        try:
+            config: TrainConfig = build_config(mapping, f"parameters.{key}.{name}")
+            faults += [f"parameters.{key}.{name}: {line}" for line in unsupported_keys(config)]
+        except UserError as error:
+            faults.append(str(error))
+    return faults

@@ -1,0 +1,41 @@
+"""Runs the training function through Ray Train's TorchTrainer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+# Read by Ray when it is first imported.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING", "0")
+
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.training.device import default_device
+from phenoscape_tune.training.loop import Row, RunOptions, train_simclr
+
+
+def launch(config: TrainConfig, report: Callable[[Row], None], options: RunOptions | None = None) -> list[Row]:
+    """Train on one device, in this process (Ray Train's local mode: no worker group, no start-up).
+
+    Args and returns as `train_simclr`.
+    """
+
+    def train_loop(_: dict[str, Any]) -> list[Row]:
+        device = default_device(config)
+        if device.type == "cuda":
+            device = get_device()  # the one that Ray reserved
+        return train_simclr(config, report, options, device)
+
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={},
+        scaling_config=ScalingConfig(num_workers=0),
+        run_config=RunConfig(name=config.out_dir.replace(os.sep, "_")),
+    )
+    return trainer.fit().return_value

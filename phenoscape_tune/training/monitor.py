@@ -1,0 +1,111 @@
+"""What a person sees of a run: TensorBoard, training.log. Ranks that do not write get a monitor that does nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phenoscape_tune import ranks
+
+LOGGER = logging.getLogger("phenoscape_tune")
+SHOWN_PAIRS = 8
+
+
+class Monitor:
+    """The monitor of ranks that do not write; `RunMonitor` has the same methods."""
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close what is open."""
+
+    def step(self, epoch: int, step: int, steps: int, values: Mapping[str, float]) -> None:
+        """A training step that is logged; `step` counts from 1 within the epoch."""
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        """The end of an epoch, with all that was measured in it."""
+
+    def views(self, pairs: Tensor) -> None:
+        """Augmented views (2B, C, S, S) in [0, 1] of one batch."""
+
+
+class RunMonitor(Monitor):
+    """Writes `logs/training.log` and `logs/tensorboard/` of a run's folder.
+
+    Args:
+        folder: the run's folder.
+        hparams: in a search, the trial's searched values for TensorBoard's HPARAMS tab; written at once, so that a
+            trial that is stopped early has them too.
+        resumed_at: epochs that are already in the logs; what TensorBoard holds beyond them is superseded.
+    """
+
+    def __init__(self, folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        logs = folder / "logs"
+        (logs / "tensorboard").mkdir(parents=True, exist_ok=True)
+        self._file = logging.FileHandler(logs / "training.log", encoding="utf-8")
+        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._level = LOGGER.level
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.addHandler(self._file)
+        self._name = folder.name
+        self._board = SummaryWriter(str(logs / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+        if hparams:
+            self._write_hparams(hparams)
+
+    def _write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        from tensorboard.plugins.hparams import api as hp
+
+        plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in hparams.items()}
+        writer = self._board.file_writer
+        assert writer is not None
+        writer.add_summary(hp.hparams_pb(plain, trial_id=self._name, start_time_secs=time.time()))
+        self._board.flush()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # The same process may run the next trial: its lines must not land in this one's log.
+        self._board.close()
+        LOGGER.removeHandler(self._file)
+        self._file.close()
+        LOGGER.setLevel(self._level)
+
+    def step(self, epoch: int, step: int, steps: int, values: Mapping[str, float]) -> None:
+        total = (epoch - 1) * steps + step
+        for key, value in values.items():
+            self._board.add_scalar(f"step/{key}", value, total)
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+        LOGGER.info("epoch %d  step %d/%d  %s", epoch, step, steps, shown)
+
+    def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
+        for key, value in row.items():
+            if key != "epoch" and isinstance(value, float):
+                self._board.add_scalar(key, value, row["epoch"])
+        self._board.flush()
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float))
+        LOGGER.info("epoch %d/%d  %s", row["epoch"], epochs, shown)
+
+    def views(self, pairs: Tensor) -> None:
+        first, second = pairs[:, :3].float().cpu().chunk(2)
+        shown = torch.stack([first[:SHOWN_PAIRS], second[:SHOWN_PAIRS]])  # (2, n, C, S, S)
+        rows, n, channels, height, width = shown.shape
+        grid = shown.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, n * width)
+        if channels in (1, 3):
+            self._board.add_image("augmented views (a column an image)", grid, 0)
+
+
+def open_monitor(folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int) -> Monitor:
+    """The monitor of this rank: a writing one for rank 0."""
+    return RunMonitor(folder, hparams, resumed_at) if ranks.rank() == 0 else Monitor()

@@ -1,0 +1,38 @@
+"""Optimiser, linear warm-up and cosine annealing."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from phenoscape_tune.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, epoch: float) -> float:
+    """Learning rate after `epoch` epochs (fractional, from 0).
+
+    Rises linearly over the warm-up, then follows SGDR's cosine (arXiv 1608.03983, equation 5) from lr to eta_min with
+    period T_max, as torch's CosineAnnealingLR does (past T_max it rises again). Warm-up is part of T_max.
+    """
+    peak, floor, warmup = config.lr, config.resolved_eta_min, config.resolved_warmup_epochs
+    if epoch < warmup:
+        return peak * epoch / warmup
+    period = max(config.schedule_epochs - warmup, 1e-9)
+    return floor + (peak - floor) / 2 * (1 + math.cos(math.pi * (epoch - warmup) / period))
+
+
+def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW; biases and normalisation go without weight decay (SimCLR, appendix B.6)."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
