@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 Colour = tuple[int, int, int]
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 ORIENTATION = 0x0112
 PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT = 262, 258, 277, 338, 339
 WHITE_IS_ZERO, PALETTE, CMYK = 0, 3, 5

@@ -272,9 +272,7 @@ def _cast_shadow(covered: np.ndarray, side: int, rng: np.random.Generator) -> np
     return np.asarray(blurred, dtype=np.float32) * (rng.uniform(0.1, 0.6) / 255)
 
 
-def _photograph(
-    picture: np.ndarray, xs: np.ndarray, ys: np.ndarray, size: int, rng: np.random.Generator
-) -> np.ndarray:
+def _photograph(picture: np.ndarray, xs: np.ndarray, ys: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """Light, shadow, focus and noise of one photograph; uint8 (size, size, 3)."""
     angle = rng.uniform(0, 2 * np.pi)
     slope = np.cos(angle) * xs + np.sin(angle) * ys

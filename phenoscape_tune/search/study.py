@@ -94,6 +94,9 @@ class Study:
             storage=self._storage, study_name=stage.study_name, direction="maximize", sampler=sampler, load_if_exists=True
         )
         self._studies[stage.name], self._samplers[stage.name] = study, sampler
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if "name" not in trial.user_attrs:
+                study.tell(trial.number, state=TrialState.FAIL)
         own = {} if taken_over is None else {key: taken_over.values.get(key) for key in stage.keys}
         fits = bool(own) and all(ranges[key].contains(value) for key, value in own.items())
         if taken_over is not None and fits and not study.get_trials(deepcopy=False):
@@ -116,35 +119,36 @@ class Study:
         name = f"{stage.name}-{number:02d}-{derive_seed(self._seed, stage.study_name, number) % 16**5:05x}"
         values = {**base, **trial.params}
         attributes = {"name": name, "number": number, "values": values, **(extra or {})}
-        for key, value in attributes.items():
+        # The name comes last: a trial without one was cut off here, and was never started.
+        for key, value in reversed(attributes.items()):
             trial.set_user_attr(key, value)
-        return _record(stage.name, study, self._frozen(stage.name, trial.number))
+        return _record(stage.name, self._frozen(stage.name, trial.number))
 
     def report(self, record: TrialRecord, row: Mapping[str, Any]) -> TrialRecord:
         """Write one epoch's evaluation; an epoch that was reported before changes nothing."""
-        study_name, number = record.handle
-        trial = self._live(study_name, number)
         if row["epoch"] > len(record.curve):
-            trial.report(row["objective"], step=row["epoch"])
+            trial = self._frozen(*record.handle)
             spent = record.seconds + row.get("seconds", 0.0)
             known = {"seconds": spent, "error": row.get("objective_error"), "test_objective": row.get("test_objective")}
-            trial.set_user_attr("measured", {key: value for key, value in known.items() if value is not None})
-        return _record(record.stage, self._studies[study_name], self._frozen(study_name, number))
+            measured = {key: value for key, value in known.items() if value is not None}
+            self._storage.set_trial_user_attr(trial._trial_id, "measured", measured)
+            self._storage.set_trial_intermediate_value(trial._trial_id, row["epoch"], row["objective"])
+        return self._read(record)
 
     def tell(self, record: TrialRecord, status: str, reason: str = "") -> TrialRecord:
         """End a trial: completed with its objective, pruned with its last evaluation, failed or infeasible with none."""
         study_name, number = record.handle
-        trial = self._live(study_name, number)
-        trial.set_user_attr("status", status)
+        self.note(record, "status", status)
         if reason:
-            trial.set_user_attr("reason", reason)
+            self.note(record, "reason", reason)
         value = record.objective if status == COMPLETED else None
-        self._studies[study_name].tell(trial.number, value, state=_STATE_OF[status])
-        return _record(record.stage, self._studies[study_name], self._frozen(study_name, number))
+        self._studies[study_name].tell(number, value, state=_STATE_OF[status])
+        return self._read(record)
 
     def note(self, record: TrialRecord, key: str, value: Any) -> None:
         """Attach a value to a running trial."""
-        self._live(*record.handle).set_user_attr(key, value)
+        # An optuna.Trial made for this would ask the sampler for values again.
+        self._storage.set_trial_user_attr(self._frozen(*record.handle)._trial_id, key, value)
 
     def trials(self, stage: Stage) -> list[TrialRecord]:
         """The trials that a stage started, in their order."""
@@ -152,20 +156,19 @@ class Study:
         if study is None:
             return []
         return [
-            _record(stage.name, study, trial)
+            _record(stage.name, trial)
             for trial in study.get_trials(deepcopy=False)
             if "taken_over" not in trial.user_attrs and "name" in trial.user_attrs
         ]
 
-    def _live(self, study_name: str, number: int) -> optuna.Trial:
-        study = self._studies[study_name]
-        return optuna.Trial(study, self._frozen(study_name, number)._trial_id)
+    def _read(self, record: TrialRecord) -> TrialRecord:
+        return _record(record.stage, self._frozen(*record.handle))
 
     def _frozen(self, study_name: str, number: int) -> FrozenTrial:
         return self._studies[study_name].get_trials(deepcopy=False)[number]
 
 
-def _record(stage: str, study: optuna.Study, trial: FrozenTrial) -> TrialRecord:
+def _record(stage: str, trial: FrozenTrial) -> TrialRecord:
     attributes = trial.user_attrs
     measured = attributes.get("measured", {})
     curve = tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values))

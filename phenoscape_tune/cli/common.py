@@ -1,0 +1,96 @@
+"""What the commands share: ends and exit codes, output folders, the sample specimens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from phenoscape_tune.config import TrainConfig, advice, build_config, find_file, load_config, merge, unsupported_keys
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.yaml_file import load_mapping
+
+DONE, OTHER_FAULT, INPUT_FAULT, INTERRUPTED = 0, 1, 2, 130
+
+SAMPLE_CONFIG = "sample"
+
+
+def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command and turn its end into an exit code; a fault of the input is one message without a traceback."""
+    try:
+        return command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return INPUT_FAULT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def resolve_config(path: str | None, overrides: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that a command asks for; without a file and a data_dir it is the sample's."""
+    if path is None and "data_dir" not in overrides:
+        sample = load_mapping(find_file(SAMPLE_CONFIG, "configs"))
+        load_config(None, overrides)  # faults are told as the command line's
+        return build_config(merge(sample, overrides), "command line")
+    return load_config(path, overrides)
+
+
+def ensure_data(config: TrainConfig) -> TrainConfig:
+    """The configuration with its data folder as an absolute path; makes the sample specimens where none is given."""
+    if config.data_dir is not None:
+        return config.model_copy(update={"data_dir": str(Path(config.data_dir).expanduser().absolute())})
+    from phenoscape_tune.data.packed import default_cache_dir
+    from phenoscape_tune.data.sample import write_sample
+
+    folder = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
+    return config.model_copy(update={"data_dir": str(write_sample(folder / "sample-specimens"))})
+
+
+def check_supported(config: TrainConfig, source: str) -> None:
+    """Raise UserError for keys whose work this version does not do yet."""
+    lines = unsupported_keys(config)
+    if lines:
+        raise UserError("\n".join(f"{source}: {line}" for line in lines))
+
+
+def warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def warn_of_advice(config: TrainConfig, quiet: bool) -> None:
+    if not quiet:
+        warn(advice(config))
+
+
+def prepare_folder(folder: Path, own_file: str, overwrite: bool, resume_hint: str) -> None:
+    """Make an output folder, or raise UserError: it exists, is not what would be overwritten, or cannot be written.
+
+    Args:
+        own_file: file by which a folder of this kind is known; nothing else is ever deleted.
+        resume_hint: what to write to go on with an existing one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file, not a folder; choose another output folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise UserError(f"{folder}: exists already; {resume_hint}, or --overwrite to start anew in its place")
+        if not (folder / own_file).is_file():
+            raise UserError(f"{folder}: holds no {own_file}, so it is not overwritten; choose another output folder")
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
+
+
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

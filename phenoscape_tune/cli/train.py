@@ -1,0 +1,121 @@
+"""`train.py`: train one SimCLR encoder from a configuration."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from phenoscape_tune.cli.common import (
+    DONE, INTERRUPTED, OTHER_FAULT, check_supported, ensure_data, prepare_folder, resolve_config, run_command, warn,
+    warn_of_advice,
+)  # fmt: skip
+from phenoscape_tune.config import TrainConfig, build_config, load_config, merge, parse_overrides, unsupported_keys
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.yaml_file import dump_mapping
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Train a SimCLR encoder. Without --config and data_dir it runs on generated sample specimens.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="configuration: a path, or a name in configs/")
+    parser.add_argument("--resume", metavar="CKPT", help="go on from a checkpoint, in its run's folder")
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier run in the same folder")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and start nothing")
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument("--quiet", action="store_true", help="print the result only")
+    loud.add_argument("-v", "--verbose", action="store_true", help="say more")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any configuration key, e.g. data_dir=birds")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_train, argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    args = build_parser().parse_intermixed_args(argv)
+    resume = Path(args.resume).absolute() if args.resume else None
+    config = _resolve_resumed(args, resume) if resume else resolve_config(args.config, parse_overrides(args.overrides))
+    if args.dry_run:
+        print(dump_mapping(config.to_mapping()), end="")
+        warn(unsupported_keys(config))
+        warn_of_advice(config, args.quiet)
+        return DONE
+    check_supported(config, args.config or "command line")
+    warn_of_advice(config, args.quiet)
+    folder = Path(config.out_dir).expanduser().absolute()
+    if resume is None:
+        hint = f"go on with --resume {folder / 'checkpoints' / 'last.ckpt'}"
+        if folder.is_dir() and any(folder.iterdir()) and not args.overwrite:
+            raise UserError(f"{folder}: exists already; {hint}, or --overwrite to start anew in its place")
+        config = ensure_data(config)
+        prepare_folder(folder, "config.yaml", args.overwrite, hint)
+    config = config.model_copy(update={"out_dir": str(folder)})
+    return _run(config, resume, args.quiet)
+
+
+def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
+    """The configuration of the run that a checkpoint belongs to; key=value changes it on purpose.
+
+    Raises UserError where a --config says something else than the run's own.
+    """
+    folder = resume.parent.parent
+    if not resume.is_file():
+        raise UserError(f"--resume: {resume}: no such checkpoint")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"--resume: {folder}: holds no config.yaml, so {resume.name} is no checkpoint of a run there")
+    own = load_config(str(folder / "config.yaml"))
+    overrides = parse_overrides(args.overrides)
+    if args.config:
+        asked = ensure_data(load_config(args.config)).to_mapping() | {"out_dir": own.out_dir}
+        different = [key for key, value in own.to_mapping().items() if asked[key] != value]
+        if different:
+            lines = "\n  ".join(f"{key}: was {own.to_mapping()[key]!r}, is {asked[key]!r}" for key in different)
+            raise UserError(f"{args.config}: is not the configuration of the run in {folder}:\n  {lines}\n"
+                            "leave out --config, and change a key on purpose with key=value")  # fmt: skip
+    config = build_config(merge(own.to_mapping(), overrides), "command line")
+    return config.model_copy(update={"out_dir": str(folder)})
+
+
+def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
+    if not quiet:
+        print("loading torch ...", file=sys.stderr, flush=True)
+        _log_to_console()
+    from phenoscape_tune.data.parts import open_parts
+    from phenoscape_tune.search.display import pack_progress
+
+    open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
+    from phenoscape_tune.training.launch import launch
+    from phenoscape_tune.training.loop import Diverged, RunOptions
+
+    folder = Path(config.out_dir)
+    last = folder / "checkpoints" / "last.ckpt"
+    try:
+        rows = launch(config, lambda row: None, RunOptions(resume=resume, reported_epochs=config.max_epochs))
+    except Diverged as error:
+        print(f"error: {error}: the loss is no longer a number; try a smaller lr (it was {config.lr:g})", file=sys.stderr)
+        return OTHER_FAULT
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with:\n  python scripts/train.py --resume {last}", file=sys.stderr)
+        return INTERRUPTED
+    final = rows[-1]
+    accuracy = f", kNN balanced accuracy {final['objective']:.3f}" if "objective" in final else ""
+    print(f"\ntrained {final['epoch']} epochs: validation loss {final['val_loss']:.3f}{accuracy}")
+    print(f"weights   {folder / 'checkpoints' / 'best.ckpt'}\nlook      tensorboard --logdir {folder}")
+    return DONE
+
+
+def _log_to_console() -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.getLogger("phenoscape_tune").addHandler(handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

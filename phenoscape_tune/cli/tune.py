@@ -1,0 +1,339 @@
+"""`tune.py`: search for the learning rate, batch size, temperature and augmentation strength to train with."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phenoscape_tune.cli.common import (
+    DONE, INTERRUPTED, OTHER_FAULT, available_cpus, check_supported, ensure_data, prepare_folder, resolve_config,
+    run_command, warn, warn_of_advice,
+)  # fmt: skip
+from phenoscape_tune.config import TrainConfig, build_config, load_config, parse_overrides, unsupported_keys
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.space import SearchSpace, build_space, load_space
+from phenoscape_tune.yaml_file import dump_mapping, load_mapping
+
+if TYPE_CHECKING:
+    from phenoscape_tune.data.parts import Parts
+    from phenoscape_tune.search.conductor import Conductor, Plan
+
+SEARCH_FILE = "search.yaml"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tune.py",
+        description="Search for the learning rate, batch size, temperature and augmentation strength with which to "
+        "train a SimCLR encoder on your images. Without --config and data_dir it runs on generated sample specimens.",
+    )
+    parser.add_argument("--space", metavar="FILE", help="search space: a path, or a name in search_spaces/")
+    parser.add_argument("--config", metavar="FILE", help="base configuration: a path, or a name in configs/")
+    parser.add_argument("--name", help="name of the search (default: the space file's)")
+    parser.add_argument("--out", metavar="DIR", help="folder of the search (default: outputs/<name>)")
+    parser.add_argument("--order", choices=("staged", "joint"), help="stage by stage as documented, or all keys at once")
+    parser.add_argument("--trials", type=_positive, metavar="N", help="trials to start, confirmations not counted")
+    parser.add_argument("--max-epochs", type=_positive, metavar="N", help="length of a trial")
+    parser.add_argument("--hours", type=float, metavar="H", help="wall time (comes with a later version)")
+    parser.add_argument("--gpu-hours", type=float, metavar="H", help="device time (comes with a later version)")
+    parser.add_argument("--concurrent", type=_positive, metavar="N", help="trials side by side")
+    parser.add_argument("--no-confirm", action="store_true", help="do not repeat the best trials with fresh seeds")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the search and of training")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with a search that was interrupted")
+    again.add_argument("--overwrite", action="store_true", help="delete an earlier search of the same name")
+    parser.add_argument("--warm-start", metavar="DIR", help="learn from an earlier search (comes with a later version)")
+    parser.add_argument("--address", metavar="HOST:PORT", help="run on a Ray cluster (comes with a later version)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
+    parser.add_argument("--doctor", action="store_true", help="check the installation (comes with a later version)")
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument("--quiet", action="store_true", help="print the result only")
+    loud.add_argument("-v", "--verbose", action="store_true", help="show what Ray says too")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any configuration key, e.g. data_dir=birds")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_tune, argv)
+
+
+def _tune(argv: Sequence[str]) -> int:
+    args = build_parser().parse_intermixed_args(argv)
+    for flag in ("hours", "gpu_hours", "warm_start", "address", "doctor"):
+        if getattr(args, flag):
+            raise UserError(f"--{flag.replace('_', '-')}: does nothing in this version yet; leave it out")
+    folder = search_folder(args)
+    if args.resume:
+        saved = _read_search(folder)
+        _refuse_changes(args, saved, folder)
+        space, base = build_space(saved["space"], str(folder / SEARCH_FILE)), build_config(saved["config"], SEARCH_FILE)
+        max_epochs = int(saved["max_epochs"])
+    else:
+        space, base, max_epochs = resolve_search(args)
+    if args.dry_run:
+        return _dry_run(args, space, base, max_epochs, folder)
+    check_supported(base, args.config or "command line")
+    warn_of_advice(base, args.quiet)
+    if not args.resume:
+        _refuse_existing(folder, args)
+    base = ensure_data(base)
+    plan = make_plan(space, base, max_epochs, folder)
+    parts = _check_data(plan, args.quiet)
+    if not args.resume:
+        prepare_folder(folder, SEARCH_FILE, args.overwrite, _resume_hint(folder))
+        _write_search(plan, max_epochs)
+    return _run(args, plan, parts)
+
+
+def search_folder(args: argparse.Namespace) -> Path:
+    """The absolute folder of a search."""
+    if args.out:
+        return Path(args.out).expanduser().absolute()
+    if args.name is None and args.space is None:
+        raise UserError("--space: say what to search, for example --space lr_temp.yaml")
+    name = args.name or Path(args.space).name.removesuffix(".yaml")
+    if Path(name).name != name or name in (".", ".."):
+        raise UserError(f"--name: '{name}' is not a plain folder name; use --out for a path")
+    return (Path("outputs") / name).absolute()
+
+
+def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, int]:
+    """Space, base configuration and length of a trial, from flags, key=value, space file, configuration and defaults."""
+    if args.space is None:
+        raise UserError("--space: say what to search, for example --space lr_temp.yaml")
+    faults = []
+    space: SearchSpace | None = None
+    config: TrainConfig | None = None
+    overrides = parse_overrides(args.overrides)
+    try:
+        space, _ = load_space(args.space)
+    except UserError as error:
+        faults.append(str(error))
+    try:
+        config = resolve_config(args.config, overrides)
+    except UserError as error:
+        faults.append(str(error))
+    if space is None or config is None:
+        raise UserError("\n".join(faults))
+    if args.seed is not None:
+        config = build_config({**config.to_mapping(), "seed": args.seed}, "--seed")
+    budget = space.budget.model_copy(update={"trials": args.trials} if args.trials else {})
+    if budget.hours or budget.gpu_hours:
+        raise UserError(f"{args.space}: budget.hours and budget.gpu_hours do nothing in this version yet; use trials")
+    changes: dict[str, Any] = {"budget": budget, "order": args.order or space.order}
+    if args.no_confirm:
+        changes["confirm"] = None
+    # key=value beats the space file's budget, a flag beats both.
+    length = args.max_epochs or overrides.get("max_epochs") or budget.max_epochs or config.max_epochs
+    return space.model_copy(update=changes), config, int(length)
+
+
+def make_plan(space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> Plan:
+    """Stages, rungs and confirmation within the budget, with a note on whatever had to give way."""
+    from phenoscape_tune.search.conductor import Plan, shrink_to_trials
+    from phenoscape_tune.search.priority import plan_stages
+    from phenoscape_tune.search.rungs import plan_rungs
+
+    stages = plan_stages(space.parameters, space.order, space.budget.trials)
+    trial = base.model_copy(update={"max_epochs": max_epochs})
+    rungs, notes = plan_rungs(
+        space.scheduler.grace_epochs, space.scheduler.reduction_factor, max_epochs, trial.resolved_warmup_epochs
+    )
+    if base.T_max not in (None, base.max_epochs):
+        notes.append(f"T_max: {base.T_max} epochs, while a trial of this search runs {max_epochs}")
+    return shrink_to_trials(Plan(space, base, tuple(stages), rungs, folder, base.seed, tuple(notes)))
+
+
+def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> int:
+    from phenoscape_tune.search.display import describe_plan
+
+    plan = make_plan(space, base, max_epochs, folder)
+    gpus = _visible_gpus() if base.accelerator != "cpu" else 0
+    concurrent, _, _ = share_devices(available_cpus(), gpus, args.concurrent)
+    data = f"data: {base.data_dir or 'generated sample specimens'} (not looked at)"
+    print("\n".join(describe_plan(plan, _devices(gpus), data, concurrent)))
+    warn(unsupported_keys(base))
+    warn_of_advice(base, args.quiet)
+    if base.accelerator == "gpu" and not gpus:
+        warn(["accelerator: gpu: this machine has no GPU"])
+    if base.data_dir and not Path(base.data_dir).is_dir():
+        warn([f"data_dir: {base.data_dir}: no such folder on this machine"])
+    return DONE
+
+
+def _check_data(plan: Plan, quiet: bool) -> Parts:
+    """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files."""
+    from phenoscape_tune.data.parts import open_parts
+    from phenoscape_tune.evaluate.objective import choose_metric
+    from phenoscape_tune.search.display import pack_progress
+
+    parts = open_parts(plan.base, None if quiet else pack_progress, lambda line: warn([line]))
+    choose_metric(plan.space.objective.metric, parts.labels is not None)
+    batch = plan.space.parameters.get("batch_size")
+    largest = max((int(v) for _, v in batch.extremes() if v is not None), default=0) if batch else 0
+    if largest > len(parts.split.train):
+        raise UserError(
+            f"parameters.batch_size: {largest} is larger than the training part of {plan.base.data_dir} "
+            f"({len(parts.split.train)} images); lower the range, or add images"
+        )
+    return parts
+
+
+def _run(args: argparse.Namespace, plan: Plan, parts: Parts) -> int:
+    from phenoscape_tune.search.conductor import Conductor
+    from phenoscape_tune.search.study import Study
+
+    conductor = Conductor(plan, Study(plan.folder / "study.journal", plan.space.parameters, plan.seed))
+    if not conductor.settle() and not _run_with_ray(args, conductor, parts):
+        print(f"\ninterrupted; everything reported is kept. Go on with:\n  {_resume_command(plan.folder)}")
+        return INTERRUPTED
+    return _finish(conductor)
+
+
+def _run_with_ray(args: argparse.Namespace, conductor: Conductor, parts: Parts) -> bool:
+    plan = conductor.plan
+    if not args.quiet:
+        print("starting Ray ...", file=sys.stderr, flush=True)
+    from phenoscape_tune.search.display import Display, describe_plan
+    from phenoscape_tune.search.runner import check_on_worker, count_gpus, run_search, start_ray
+    from phenoscape_tune.search.tensorboard import write_experiment
+
+    cpus = available_cpus()
+    start_ray(cpus, args.verbose)
+    gpus = 0 if plan.base.accelerator == "cpu" else count_gpus()
+    concurrent, cpus_each, gpus_each = share_devices(cpus, gpus, args.concurrent)
+    if not args.quiet:
+        print("\n".join(describe_plan(plan, _devices(gpus), parts.describe(), concurrent)), flush=True)
+    check_on_worker(plan.base, gpus_each)
+    conductor.gpus_per_trial = gpus_each
+    write_experiment(plan)
+    with Display(conductor, args.quiet, concurrent) as display:
+        return run_search(conductor, display, concurrent, cpus_each, gpus_each, args.verbose)
+
+
+def _finish(conductor: Conductor) -> int:
+    from phenoscape_tune.search.display import describe_outcome
+    from phenoscape_tune.search.report import decide, write_best, write_leaderboard, write_summary
+
+    outcome = decide(conductor)
+    best = None if outcome is None else write_best(conductor.plan, outcome)
+    write_leaderboard(conductor)
+    write_summary(conductor, outcome)
+    print("\n".join(["", *describe_outcome(conductor.plan, outcome, best)]))
+    return DONE if outcome else OTHER_FAULT
+
+
+def share_devices(cpus: int, gpus: int, concurrent: int | None) -> tuple[int, int, float]:
+    """Trials side by side, and the CPUs and GPUs that each reserves.
+
+    On GPUs one trial a GPU, or a fraction of one where more trials are asked for; on a CPU as many as cores.
+    Raises UserError where a trial would have no core.
+    """
+    concurrent = concurrent or gpus or cpus
+    if concurrent > cpus:
+        raise UserError(f"--concurrent: {concurrent} trials side by side on {cpus} CPU cores; at most {cpus}")
+    if not gpus:
+        return concurrent, cpus // concurrent, 0.0
+    # Ray shares a GPU only among trials that fit on it together: 1/n each.
+    each = 1.0 if concurrent <= gpus else 1.0 / -(-concurrent // gpus)
+    return concurrent, cpus // concurrent, each
+
+
+def _devices(gpus: int) -> str:
+    return f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"{available_cpus()} CPU cores"
+
+
+def _visible_gpus() -> int:
+    """GPUs of this machine, asked of the driver's tool so that neither torch nor Ray is needed."""
+    import os
+
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([item for item in visible.split(",") if item.strip() and item.strip() != "-1"])
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=30, check=False)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def _write_search(plan: Plan, max_epochs: int) -> None:
+    from phenoscape_tune.files import write_whole
+    from phenoscape_tune.search.report import versions
+
+    content = {
+        "seed": plan.seed,
+        "max_epochs": max_epochs,
+        "space": plan.space.to_mapping(),
+        "config": plan.base.to_mapping(),
+        "versions": versions(),
+    }
+    write_whole(plan.folder / SEARCH_FILE, dump_mapping(content))
+
+
+def _read_search(folder: Path) -> dict[str, Any]:
+    if not (folder / SEARCH_FILE).is_file():
+        raise UserError(f"{folder}: holds no {SEARCH_FILE}, so there is no search to resume; leave out --resume")
+    return load_mapping(folder / SEARCH_FILE)
+
+
+def _refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError, naming the differences, where what is asked for now is not what the search was started with."""
+    asked = args.config or args.overrides or args.trials or args.max_epochs or args.order or args.no_confirm or args.seed
+    if args.space is None and not asked:
+        return
+    if args.space is None:
+        raise UserError("--resume goes on with the search as it was started: leave out all but --name or --out")
+    space, base, max_epochs = resolve_search(args)
+    if base.data_dir is not None or args.config is not None:
+        base = ensure_data(base) if base.data_dir is not None else base
+    now = _flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": base.to_mapping()})
+    then = _flatten({key: saved[key] for key in ("max_epochs", "space", "config")})
+    if base.data_dir is None:
+        then.pop("config.data_dir", None)
+        now.pop("config.data_dir", None)
+    different = [f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
+                 for key in sorted({*now, *then}) if now.get(key) != then.get(key)]  # fmt: skip
+    if different:
+        lines = "\n  ".join(different)
+        raise UserError(f"{folder}: was started with another space or configuration:\n  {lines}\n"
+                        "resume it as it was started (--resume with --name or --out alone), or choose another --name")  # fmt: skip
+
+
+def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _refuse_existing(folder: Path, args: argparse.Namespace) -> None:
+    """Before anything is packed: an existing folder needs --overwrite."""
+    if folder.is_dir() and any(folder.iterdir()) and not args.overwrite:
+        raise UserError(f"{folder}: exists already; {_resume_hint(folder)}, or --overwrite to start anew in its place")
+
+
+def _resume_command(folder: Path) -> str:
+    shown = f"'{folder}'" if " " in str(folder) else str(folder)
+    return f"python scripts/tune.py --resume --out {shown}"
+
+
+def _resume_hint(folder: Path) -> str:
+    return f"go on with it by '{_resume_command(folder)}'"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""What a person sees of a search: the plan, one calm table of trials while it runs, the outcome at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from phenoscape_tune.search.conductor import Conductor, Plan
+from phenoscape_tune.search.priority import CONFIRM
+from phenoscape_tune.search.report import Outcome
+from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED, RUNNING, TrialRecord
+
+_STYLES = {COMPLETED: "green", PRUNED: "dim", FAILED: "red", RUNNING: "cyan"}
+_SHOWN_ENDED = 12  # rows of ended trials in the live table: it must fit a screen
+
+
+def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int) -> list[str]:
+    """The plan, line by line; a line a stage begins `stage <n> <name>: <keys>`."""
+    lines = [f"search {plan.folder}"]
+    if data:
+        lines.append(data)
+    for stage in plan.stages:
+        keys = ", ".join(stage.keys) or "none (the configuration as it is)"
+        lines.append(f"stage {stage.number} {stage.name}: {keys}; {_count(stage.trials, 'trial')}")
+    if plan.confirmations:
+        lines.append(f"then {CONFIRM}: the best {plan.top_k} and the defaults, each with "
+                     f"{_count(plan.repeats, 'fresh seed')}: {_count(plan.confirmations, 'trial')}")  # fmt: skip
+    levels = ", ".join(map(str, plan.rungs.levels)) or "none"
+    lines.append(f"trials: {sum(s.trials for s in plan.stages)} + {plan.confirmations} confirmations; "
+                 f"epochs a trial: {plan.rungs.max_epochs}, compared at {levels} (one in {plan.rungs.factor} goes on)")  # fmt: skip
+    lines.append(f"devices: {devices}, {_count(concurrent, 'trial')} at a time")
+    lines.append(f"estimated cost: at most {plan.epochs_at_most:,} epochs of training; the time is told after the first")
+    lines += [f"note: {note}" for note in plan.notes]
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def describe_outcome(plan: Plan, outcome: Outcome | None, best: Path | None) -> list[str]:
+    """Baseline, winner, gain, and the two commands to go on with."""
+    if outcome is None or best is None:
+        keys = ", ".join(plan.space.parameters)
+        return [f"no valid trial: every one failed (the reasons are in {plan.folder / 'leaderboard.csv'}). "
+                f"Try smaller values, above all of lr; searched: {keys}"]  # fmt: skip
+    lines = []
+    if outcome.baseline is not None:
+        lines.append(f"baseline  {_told(outcome.baseline.objective, outcome.baseline.sd)}  (the defaults)")
+    values = outcome.best.record.values
+    shown = "  ".join(f"{key}={format_value(value)}" for key, value in values.items()) or "the defaults"
+    lines.append(f"winner    {_told(outcome.best.objective, outcome.best.sd)}  {shown}  ({outcome.best.record.name})")
+    lines.append(f"gain      {outcome.verdict}")
+    lines += [f"edge      {line}" for line in edges(plan, outcome.best.record)]
+    lines.append(f"train it  python scripts/train.py --config {_quoted(best)}")
+    lines.append(f"look      tensorboard --logdir {_quoted(plan.folder)}")
+    return lines
+
+
+def edges(plan: Plan, record: TrialRecord) -> list[str]:
+    """Winning values at the edge of their range, with the range to try next."""
+    lines = []
+    for key, value in record.values.items():
+        parameter = plan.space.parameters[key]
+        if parameter.low is None or parameter.high is None or isinstance(value, bool):
+            continue
+        logarithmic = parameter.type.startswith("log")
+        span = parameter.high / parameter.low if logarithmic else parameter.high - parameter.low
+        margin = span**0.05 if logarithmic else 0.05 * span
+        if value <= (parameter.low * margin if logarithmic else parameter.low + margin):
+            further = parameter.low / span**0.5 if logarithmic else parameter.low - span / 2
+            lines.append(f"{key}={format_value(value)} is at the lower edge of its range; try low: {further:.3g}")
+        elif value >= (parameter.high / margin if logarithmic else parameter.high - margin):
+            further = parameter.high * span**0.5 if logarithmic else parameter.high + span / 2
+            lines.append(f"{key}={format_value(value)} is at the upper edge of its range; try high: {further:.3g}")
+    return lines
+
+
+def _quoted(path: Path) -> str:
+    shown = str(path)
+    return f"'{shown}'" if " " in shown else shown
+
+
+def _told(objective: float, sd: float | None) -> str:
+    return f"{objective:.3f}" + (f" ± {sd:.3f}" if sd is not None else "")
+
+
+def format_value(value: object) -> str:
+    """A searched value in few characters."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+class Display:
+    """Shows a running search: a live table on a terminal, a line an event in a pipe, nothing if quiet."""
+
+    def __init__(self, conductor: Conductor, quiet: bool, concurrent: int) -> None:
+        self._conductor = conductor
+        self._quiet = quiet
+        self._concurrent = concurrent
+        self._console = Console()
+        self._started = time.monotonic()
+        self._epochs_before = sum(len(record.curve) for record in conductor.records())
+        self._epochs_done = 0
+        self._told: set[str] = {record.name for record in conductor.records() if record.ended}
+        self._stage = ""
+        self._live: Live | None = None
+
+    def __enter__(self) -> Display:
+        if not self._quiet and self._console.is_terminal:
+            self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=1, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._console.print(self._table(), highlight=False)
+
+    def update(self, epoch_done: bool) -> None:
+        """Tell what is new; called after every report and end."""
+        self._epochs_done += epoch_done
+        if self._quiet:
+            return
+        stage = self._conductor.stage
+        if self._live is None and stage.name != self._stage:
+            self._stage = stage.name
+            print(f"stage {stage.number} {stage.name}: {', '.join(stage.keys) or '-'}", flush=True)
+        for record in self._conductor.records():
+            if record.ended and record.name not in self._told:
+                self._told.add(record.name)
+                if self._live is None:
+                    print(f"  {self._line(record)}; {self._remaining()}", flush=True)
+
+    def _line(self, record: TrialRecord) -> str:
+        objective = "" if record.objective is None else f" objective {record.objective:.3f}"
+        reason = f" ({record.reason})" if record.reason else ""
+        return f"{record.name} {self._values(record)}: {record.status}{reason}, {len(record.curve)} epochs{objective}"
+
+    def _values(self, record: TrialRecord) -> str:
+        if record.of:
+            return f"repeats {record.of}, seed {record.seed}"
+        return " ".join(f"{key.removeprefix('transforms.')}={format_value(v)}" for key, v in record.values.items()) or "defaults"
+
+    def _remaining(self) -> str:
+        if not self._epochs_done:
+            return "time left: after the first epoch"
+        plan = self._conductor.plan
+        records = self._conductor.records()
+        ended = [record for record in records if record.ended and not record.of]
+        # What early stopping saved so far is expected of the rest too.
+        length = (sum(len(record.curve) for record in ended) / len(ended)) if len(ended) > 3 else plan.rungs.max_epochs
+        total = sum(stage.trials for stage in plan.stages) * length + plan.confirmations * plan.rungs.max_epochs
+        left = max(0.0, total - self._epochs_before - self._epochs_done)
+        per_epoch = (time.monotonic() - self._started) / self._epochs_done
+        minutes = left * per_epoch / 60
+        return "time left: under a minute" if minutes < 1 else f"time left: about {minutes:.0f} min"
+
+    def _table(self) -> RenderableType:
+        conductor = self._conductor
+        stage = conductor.stage
+        records = conductor.records()
+        running = [record for record in records if record.name in conductor.live]
+        ended = [record for record in records if record.ended]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("stage", "trial"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("values", ratio=1, overflow="ellipsis", no_wrap=True)
+        for column in ("epoch", "objective"):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column("status", no_wrap=True, overflow="ellipsis")
+        best = max((r.objective for r in ended if r.status == COMPLETED and r.objective is not None), default=None)
+        for record in [*ended[-_SHOWN_ENDED:], *running]:
+            objective = "" if record.objective is None else f"{record.objective:.3f}"
+            mark = "*" if record.status == COMPLETED and record.objective == best else ""
+            status = RUNNING if record.name in conductor.live else record.status
+            table.add_row(record.stage, record.name.split("-", 1)[1], self._values(record),
+                          f"{len(record.curve)}/{conductor.plan.rungs.max_epochs}", objective + mark,
+                          Text(record.reason if status == FAILED else status, style=_STYLES.get(status, "")))  # fmt: skip
+        keys = ", ".join(stage.keys)
+        head = Text(f"stage {stage.number} {stage.name}{': ' if keys else ''}{keys}   "
+                    f"{len(ended)} of {sum(s.trials for s in conductor.plan.stages) + conductor.plan.confirmations} "
+                    f"trials ended, {self._concurrent} at a time, {self._remaining()}", style="bold")  # fmt: skip
+        return Group(head, table)
+
+
+def pack_progress(done: int, total: int) -> None:
+    """A progress line on standard error while images are decoded; on a terminal it stays one line."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rpacking images {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
+    elif done == total:
+        print(f"packed {total:,} images", file=sys.stderr, flush=True)
+
+

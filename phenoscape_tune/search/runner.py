@@ -1,0 +1,242 @@
+"""Runs a search's tasks as Ray Tune trials: one Tuner for all stages, on actors that are reused.
+
+The conductor decides; Tune starts, stops and watches the trials. Tune's own snapshot is never read.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# Read by Ray when it is first imported, or by its processes when they start.
+os.environ.update(
+    {
+        "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        # A trial that closes slowly after an early stop would otherwise lose its slot for good (2 s by default).
+        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",
+        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    }
+)
+
+import ray
+from ray import tune
+from ray.exceptions import RayTaskError
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.conductor import Conductor, Task
+from phenoscape_tune.search.display import Display
+from phenoscape_tune.search.report import write_leaderboard
+from phenoscape_tune.search.study import FAILED
+
+ENDED = "ended"  # key of a trial's last words
+
+
+def start_ray(cpus: int, verbose: bool) -> None:
+    """Start Ray on this machine, quietly. Ray binds to the loopback address and shows no dashboard."""
+    ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=verbose,
+        logging_level="INFO" if verbose else "ERROR",
+        configure_logging=verbose,
+    )
+
+
+def count_gpus() -> int:
+    """GPUs that Ray found."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+@ray.remote
+def _check(config: dict[str, Any]) -> None:
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    from phenoscape_tune.model import build_encoder
+    from phenoscape_tune.training.device import default_device
+
+    resolved = build_config(config)
+    default_device(resolved)
+    build_encoder(resolved, 3, [0.5] * 3, [0.25] * 3)
+
+
+def check_on_worker(config: TrainConfig, gpus: float) -> None:
+    """Build the network once in a worker, which also loads what the trials need. Raises UserError as that does."""
+    try:
+        ray.get(_check.options(num_gpus=gpus).remote(config.to_mapping()))
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+
+
+def run_trial(task: dict[str, Any]) -> None:
+    """Train one trial and report each epoch to Tune; runs in a Ray actor."""
+    import torch
+
+    torch.set_num_threads(task["threads"])
+    from phenoscape_tune.training.launch import launch
+    from phenoscape_tune.training.loop import Diverged, RunOptions
+
+    config = build_config(task["config"], task["name"])
+    last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
+    options = RunOptions(
+        resume=last if task["resume"] and last.is_file() else None,
+        reported_epochs=task["reported_epochs"],
+        test=task["test"],
+        hparams=task["hparams"],
+    )
+    try:
+        launch(config, tune.report, options)
+    except (Diverged, UserError) as error:
+        tune.report({ENDED: FAILED, "reason": str(error)})
+    except Exception as error:
+        # The process may be in any state: raised, the error makes Ray end it and start a fresh one.
+        first_line = (str(error).splitlines() or [""])[0]
+        tune.report({ENDED: FAILED, "reason": f"{type(error).__name__}: {first_line}"[:300]})
+        raise
+
+
+class _Suggestions(Searcher):
+    """Tune's searcher: hands out the conductor's tasks, at most `concurrent` at a time."""
+
+    def __init__(self, conductor: Conductor, concurrent: int, threads: int) -> None:
+        super().__init__(metric="objective", mode="max")
+        self._conductor = conductor
+        self._concurrent = concurrent
+        self._threads = threads
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        conductor = self._conductor
+        # One more would be chosen before the running ones have taught anything.
+        if len(conductor.live) >= self._concurrent:
+            return None
+        task = conductor.next_task()
+        if task is None:
+            return Searcher.FINISHED if conductor.done else None
+        return _task_mapping(conductor, task, self._threads)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler hears of it with the trial's name."""
+
+
+def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, Any]:
+    keys = sorted(conductor.plan.space.parameters)
+    config = task.config.to_mapping()
+    hparams: dict[str, Any] = {"stage": task.record.stage}
+    for key in keys:
+        value: Any = config
+        for part in key.split("."):
+            value = value[part]
+        hparams[key] = value
+    return {
+        "name": task.record.name,
+        "config": config,
+        "resume": task.resume,
+        "reported_epochs": len(task.record.curve),
+        "test": task.test,
+        "hparams": hparams,
+        "threads": threads,
+    }
+
+
+class _Reports(FIFOScheduler):
+    """Tune's scheduler: passes reports to the conductor, and its decision back."""
+
+    def __init__(self, conductor: Conductor, display: Display) -> None:
+        super().__init__()
+        self._conductor = conductor
+        self._display = display
+        self.interrupted = False
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        name = trial.config["name"]
+        if ENDED in result:
+            self._conductor.fail(name, result["reason"], result[ENDED])
+            self._tell(ended=True)
+            return TrialScheduler.STOP
+        goes_on = self._conductor.report(name, result)
+        self._tell(ended=not goes_on, epoch=True)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        if not self.interrupted:
+            self._conductor.fail(trial.config["name"], "its process ended without a word")
+            self._tell(ended=True)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        # A trial that ended by its reports is known; one that Tune ends by itself has stopped without a reason.
+        if not self.interrupted:
+            self._conductor.fail(trial.config["name"], "its training function returned before its last epoch")
+
+    def _tell(self, ended: bool, epoch: bool = False) -> None:
+        if ended:
+            write_leaderboard(self._conductor)
+        self._display.update(epoch)
+
+
+class _Interrupt(tune.Callback):
+    """Ctrl-C and SIGTERM: tell the scheduler, then let Tune end in order; a second one ends at once."""
+
+    def __init__(self, reports: _Reports) -> None:
+        self._reports = reports
+        self._installed = False
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self._installed:
+            return
+        self._installed = True
+        tunes_own = signal.getsignal(signal.SIGINT)
+
+        def interrupt(number: int, frame: Any) -> None:
+            if self._reports.interrupted:
+                os._exit(130)  # the journal is on disk at every report: there is nothing left to save
+            self._reports.interrupted = True
+            if callable(tunes_own):
+                tunes_own(signal.SIGINT, frame)
+
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def run_search(conductor: Conductor, display: Display, concurrent: int, cpus: int, gpus: float, verbose: bool) -> bool:
+    """Run a search to its end. Returns False where it was interrupted; everything reported is in the study then.
+
+    Args:
+        concurrent: trials side by side.
+        cpus, gpus: what each trial reserves; its threads are as many as its CPUs.
+    """
+    reports = _Reports(conductor, display)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with tempfile.TemporaryDirectory(prefix="phenoscape_tune-") as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(run_trial, {"cpu": cpus, "gpu": gpus}),
+            tune_config=tune.TuneConfig(
+                search_alg=_Suggestions(conductor, concurrent, cpus),
+                scheduler=reports,
+                num_samples=-1,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="search", storage_path=scratch, verbose=1 if verbose else 0, callbacks=[_Interrupt(reports)]
+            ),
+        )
+        try:
+            tuner.fit()
+        except KeyboardInterrupt:
+            reports.interrupted = True
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    write_leaderboard(conductor)
+    return conductor.done
