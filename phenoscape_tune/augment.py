@@ -17,8 +17,7 @@ from torch import Tensor
 
 # ITU-R BT.601 luma as torchvision rounds it, so that greyscale, contrast and saturation agree to the last digit.
 LUMA = (0.2989, 0.587, 0.114)
-RATIO = (3 / 4, 4 / 3)
-CROP_TRIES = 10
+RATIO, CROP_TRIES = (3 / 4, 4 / 3), 10
 HUE = 3  # a step's number in `ViewParameters.order`, after brightness, contrast and saturation
 # An image packed for training is at most 8/7 of the input size, rounded up: plain bilinear sampling serves it.
 UNFILTERED_DOWNSCALE = 1.2
@@ -30,15 +29,12 @@ CPU_SLICE, GPU_SLICE = 2**19, 2**27
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """What was drawn for N = views · B views of B images, on the CPU; row v·B + i is view v of image i.
-
-    Factors and sigma are drawn for every view and used where its flag (`jitter`, `blur`) is set.
-    """
+    """What was drawn for N = views · B views of B images, on the CPU; row v·B + i is view v of image i."""
 
     box: Tensor  # int64 (4, N): top, left, height, width of the crop in pixels of the source
     flip: Tensor  # bool (N,), as are the other flags
     jitter: Tensor
-    factors: Tensor  # float32 (3, N): brightness, contrast, saturation
+    factors: Tensor  # float32 (3, N): brightness, contrast, saturation; used where `jitter` is set
     hue: Tensor  # float32 (N,), turns
     order: Tensor  # int64 (N, 4): the jitter's steps, 0 to 3 for brightness, contrast, saturation, hue
     gray: Tensor
@@ -50,24 +46,20 @@ class ViewParameters:
 class TwoViews:
     """SimCLR's random views: crop and resize, flip, colour jitter, greyscale, blur (arXiv 2002.05709, appendix A).
 
-    Distributions are those of `torchvision.transforms`. Pixels differ from torchvision's in two ways. The jitter
-    clamps before the hue step and at its end, torchvision after each step. A crop is read without antialiasing up to
-    a downscale of 1.2; of a larger source, each pixel is the mean of several bilinear samples (a box filter), where
-    torchvision's antialiasing is a triangle. Colour acts on the first three channels, geometry and blur on all.
+    Distributions are those of `torchvision.transforms`; pixels differ in two ways. The jitter clamps before the hue
+    step and at its end, torchvision after each step: on photographs a mean of 0.4 of 255 levels at cj_strength 0.5,
+    none in most views. A crop is read without antialiasing up to a downscale of 1.2 (0.5 levels at 8/7); a larger
+    source's pixels are means of several samples, where torchvision's antialiasing is a triangle.
 
     Args:
         input_size: side of a view, at least 2 pixels.
-        cj_prob: probability of the colour jitter.
-        cj_strength: scales its ranges (0.8, 0.8, 0.8, 0.2) of brightness, contrast, saturation, hue; 0 to 2.5.
+        cj_prob, random_gray_scale, gaussian_blur, hf_prob: probabilities of jitter, greyscale, blur, horizontal flip.
+        cj_strength: scales the jitter's ranges (0.8, 0.8, 0.8, 0.2) of brightness, contrast, saturation, hue; 0 to 2.5.
         min_scale: smallest crop as a share of the image's area, in (0, 1].
-        random_gray_scale: probability of greyscale.
-        gaussian_blur: probability of blur.
         kernel_size: blur kernel as a share of `input_size`, in (0, 1]; made odd, at least 3 pixels.
         sigmas: bounds of blur's standard deviation in pixels, both positive.
-        hf_prob: probability of a horizontal flip.
 
-    Raises:
-        ValueError: settings outside these ranges, all of them named.
+    Colour acts on the first three channels. Raises ValueError that names every setting outside its range.
     """
 
     input_size: int
@@ -82,8 +74,12 @@ class TwoViews:
 
     def __post_init__(self) -> None:
         ranges = dict.fromkeys(("cj_prob", "random_gray_scale", "gaussian_blur", "hf_prob"), (0.0, 1.0))
-        ranges |= {"input_size": (2, math.inf), "cj_strength": (0, 2.5)}
-        ranges |= {"min_scale": (1e-6, 1), "kernel_size": (1e-6, 1)}
+        ranges |= {
+            "input_size": (2, math.inf),
+            "cj_strength": (0, 2.5),
+            "min_scale": (1e-6, 1),
+            "kernel_size": (1e-6, 1),
+        }
         faults = [
             f"{name}={getattr(self, name)}: write a number from {low:g} to {high:g}"
             for name, (low, high) in ranges.items()
@@ -95,20 +91,13 @@ class TwoViews:
             raise ValueError("; ".join(faults))
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Two views of each image.
+        """Two views of each image: uint8 (B, C, H, W) → float32 (2B, C, input_size, input_size) in [0, 1].
 
-        Args:
-            images: uint8 (B, C, H, W), on any device.
-            generator: on the CPU, so that one seed gives the same views on every device.
-
-        Returns:
-            float32 (2B, C, input_size, input_size) in [0, 1]; rows i and i + B are a positive pair.
-
-        Raises:
-            ValueError: wrong dtype or shape; colour settings and C < 3; a generator that is not on the CPU.
+        Rows i and i + B are a positive pair. Images may be on any device; the generator is on the CPU, so that one
+        seed gives the same views everywhere. Raises ValueError for another dtype, shape or generator, and for colour
+        settings when C < 3.
         """
-        _check_images(images)
-        B, _, H, W = images.shape
+        B, H, W = len(images), images.shape[-2], images.shape[-1]
         return self.apply(images, self.draw(B, H, W, generator))
 
     def draw(self, batch: int, height: int, width: int, generator: torch.Generator, views: int = 2) -> ViewParameters:
@@ -143,22 +132,19 @@ class TwoViews:
         A GPU is never waited for: what is drawn is copied to it from pinned memory.
         """
         _check_images(images)
-        B, C, H, W = images.shape
-        s = self.input_size
+        (B, C, _, _), s = images.shape, self.input_size
         views, rest = divmod(len(parameters.flip), B)
         if rest:
             raise ValueError(f"{len(parameters.flip)} views for {B} images: draw them for this batch size")
         jitters = self.cj_prob > 0 and self.cj_strength > 0
         recolours = jitters or self.random_gray_scale > 0
         if C < 3 and recolours:
-            raise ValueError(
-                f"colour needs red, green and blue, not {C} channel(s): set cj_prob, random_gray_scale to 0"
-            )
-        xs, ys = _sampling_points(parameters, B, H, W, s, images.device)
-        before, after, turns = (_to(m, images.device).unflatten(0, (views, B)) for m in colour_maps(parameters))
+            raise ValueError(f"colour needs red, green and blue, not {C} channel: set cj_prob, random_gray_scale to 0")
+        xs, ys = _sampling_points(parameters, images, s)
         out = torch.empty(views, B, C, s, s, device=images.device)
         # A trainer may call this under autocast, whose half precision would lose the last bits of 8-bit images.
         with torch.autocast(images.device.type, enabled=False):
+            before, after, turns = (_to(m, images.device).unflatten(0, (views, B)) for m in colour_maps(parameters))
             for rows in _slices(B, views * C * xs.shape[-1] ** 2, images.device):
                 sampled = _sample(images[rows], xs[rows], ys[rows], s)  # (b, C, views, s, s) in 0…255
                 for v in range(views):
@@ -174,10 +160,7 @@ class TwoViews:
 
 
 def plain_view(images: Tensor, input_size: int) -> Tensor:
-    """The evaluation's view, the whole image resized: uint8 (B, C, H, W) → float32 (B, C, input_size, input_size).
-
-    Bilinear with antialiasing, in [0, 1]. Raises ValueError for a wrong dtype or shape.
-    """
+    """The whole image resized, bilinear and antialiased: uint8 (B, C, H, W) → float32 (B, C, size, size) in [0, 1]."""
     _check_images(images)
     view = images.to(torch.float32) / 255
     if view.shape[-2:] == (input_size, input_size):
@@ -194,8 +177,7 @@ def colour_maps(parameters: ViewParameters) -> tuple[Tensor, Tensor, Tensor]:
     """
     N = len(parameters.hue)
     b, c, s = torch.where(parameters.jitter, parameters.factors, 1.0)[..., None, None]  # (N, 1, 1) each
-    one, zero = torch.eye(3).expand(N, 3, 3), torch.zeros(N, 3, 3)
-    to_gray = torch.tensor(LUMA).expand(N, 3, 3)  # every row yields the luma
+    one, zero, to_gray = (m.expand(N, 3, 3) for m in (torch.eye(3), torch.zeros(3, 3), torch.tensor([LUMA] * 3)))
     steps = torch.stack((b * one, c * one, s * one + (1 - s) * to_gray, one), dim=1)  # (N, 4, 3, 3)
     pulls = torch.stack((zero, (1 - c) * to_gray, zero, zero), dim=1)  # towards the mean
     identity = torch.stack((one, zero), dim=1)  # (N, 2, 3, 3)
@@ -208,15 +190,6 @@ def colour_maps(parameters: ViewParameters) -> tuple[Tensor, Tensor, Tensor]:
         before, after = torch.where(turning, after, before), torch.where(turning, identity, after)
     after = torch.where(parameters.gray.view(N, 1, 1, 1), to_gray[:, None] @ after, after)
     return before, after, torch.where(parameters.jitter, parameters.hue, 0.0)
-
-
-def gaussian_kernels(sigma: Tensor, radius: int) -> Tensor:
-    """Normalised Gaussian weights at −radius … radius pixels: sigma float32 (n,) → float32 (n, 2·radius+1)."""
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    # Each ends at its own reach, so that a view does not depend on which others were blurred with it.
-    within = offsets.abs() <= (BLUR_REACH * sigma).ceil()[:, None]
-    weights = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2) * within
-    return weights / weights.sum(1, keepdim=True)
 
 
 def _check_images(images: Tensor) -> None:
@@ -236,8 +209,7 @@ def _slices(rows: int, values_per_row: int, device: torch.device) -> list[slice]
 def _draw_crops(N: int, height: int, width: int, min_scale: float, generator: torch.Generator) -> Tensor:
     """N crops as `torchvision.transforms.RandomResizedCrop` draws them: int64 (4, N), top, left, height, width."""
     area = height * width * (min_scale + (1 - min_scale) * torch.rand(N, CROP_TRIES, generator=generator))
-    low, high = math.log(RATIO[0]), math.log(RATIO[1])
-    ratio = torch.exp(low + (high - low) * torch.rand(N, CROP_TRIES, generator=generator))
+    ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** torch.rand(N, CROP_TRIES, generator=generator)  # log-uniform
     w, h = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()  # (N, tries)
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     found, first = fits.any(dim=1), fits.int().argmax(dim=1, keepdim=True)
@@ -250,10 +222,9 @@ def _draw_crops(N: int, height: int, width: int, min_scale: float, generator: to
     return torch.stack((top, left, h, w))
 
 
-def _sampling_points(
-    parameters: ViewParameters, batch: int, height: int, width: int, size: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def _sampling_points(parameters: ViewParameters, images: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Columns and rows that the views read, in grid_sample's [-1, 1]: float32 (B, views, n), n a multiple of `size`."""
+    (batch, _, height, width), device = images.shape, images.device
     n = size * max(1, math.ceil(max(height, width) / (size * UNFILTERED_DOWNSCALE)))
     drawn = torch.cat((parameters.box, parameters.flip[None])).float()  # (5, N)
     top, left, h, w, flip = _to(drawn.view(5, -1, batch).mT.contiguous(), device)[..., None]  # (B, views, 1) each
@@ -283,8 +254,7 @@ def _sample(images: Tensor, xs: Tensor, ys: Tensor, size: int) -> Tensor:
 def _mix(view: Tensor, maps: Tensor) -> None:
     """Apply maps (b, 2, 3, 3) to the first three channels of `view` (b, C, s, s) in place, clamped to [0, 1]."""
     rgb = view[:, :3].flatten(2)  # (b, 3, s·s)
-    direct, of_mean = maps.unbind(1)
-    mixed = torch.baddbmm(of_mean @ rgb.mean(2, keepdim=True), direct, rgb)
+    mixed = torch.baddbmm(maps[:, 1] @ rgb.mean(2, keepdim=True), maps[:, 0], rgb)
     torch.clamp(mixed.view_as(view[:, :3]), 0, 1, out=view[:, :3])
 
 
@@ -314,7 +284,10 @@ def _blur(images: Tensor, sigma: Tensor, chosen: Tensor, radius: int) -> None:
     for block in _slices(len(chosen_rows), C * s * s, images.device):
         widths = sigma[chosen_rows[block]]
         reach = min(radius, math.ceil(BLUR_REACH * float(widths[-1])))
-        taps = _to(gaussian_kernels(widths, reach), images.device).mT[..., None, None, None]  # (k, n, 1, 1, 1)
+        offsets = torch.arange(-reach, reach + 1)[:, None]
+        # Each kernel ends at its own reach, so that a view does not depend on which others are in its block.
+        taps = torch.exp(-0.5 * (offsets / widths) ** 2) * (offsets.abs() <= (BLUR_REACH * widths).ceil())
+        taps = _to(taps / taps.sum(0), images.device)[..., None, None, None]  # (2·reach+1, n, 1, 1, 1)
         rows = _to(chosen_rows[block], images.device)
         padded = F.pad(images.index_select(0, rows), (reach,) * 4, mode="reflect")  # (n, C, s+2·reach, s+2·reach)
         across = padded[..., :s] * taps[0]

@@ -50,10 +50,13 @@ class TransformsConfig(_Keys):
     input_size: int | None = Field(None, ge=8, le=4096, description="Same as the top-level input_size; either place.")
     cj_prob: Probability = Field(0.8, description="Probability of colour jitter.")
     cj_strength: float = Field(
-        0.5, ge=0, le=2.5, json_schema_extra=_advice(0, 1),
+        0.5,
+        ge=0,
+        le=2.5,
+        json_schema_extra=_advice(0, 1),
         description="Strength of colour jitter: (0.8, 0.8, 0.8, 0.2) times this for brightness, contrast, saturation, "
         "hue.",
-    )  # fmt: skip
+    )
     min_scale: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a crop may have.")
     random_gray_scale: Probability = Field(0.2, description="Probability of turning a view grey.")
     gaussian_blur: Probability = Field(0.5, description="Probability of Gaussian blur.")
@@ -128,14 +131,18 @@ class TrainConfig(_Keys):
     temperature: float = Field(
         0.1, gt=0, json_schema_extra=_advice(0.05, 0.5), description="Temperature of the NT-Xent loss."
     )
-    optimizer: Literal["sgd", "adamw", "lars"] = Field("adamw", description="Optimiser (measured: docs/experiments.md).")
+    optimizer: Literal["sgd", "adamw", "lars"] = Field(
+        "adamw", description="Optimiser (measured: docs/experiments.md)."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay; not applied to biases and normalisation.")
     lr_scheduler: Literal["cosine"] = Field("cosine", description="Shape of the learning-rate schedule.")
     warmup_epochs: float | None = Field(
-        None, ge=0, json_schema_extra={"unit": "epochs"},
+        None,
+        ge=0,
+        json_schema_extra={"unit": "epochs"},
         description="Linear warm-up; null: a tenth of max_epochs, at most 10.",
-    )  # fmt: skip
+    )
     T_max: int | None = Field(
         None, ge=1, json_schema_extra={"unit": "epochs"}, description="Period of the cosine; null: max_epochs."
     )
@@ -165,7 +172,9 @@ class TrainConfig(_Keys):
     persistent_workers: bool = Field(True, description="For the loader of unpacked images.")
 
     # Logging
-    log_every_n_steps: int = Field(50, ge=1, json_schema_extra={"unit": "steps"}, description="Steps between log lines.")
+    log_every_n_steps: int = Field(
+        50, ge=1, json_schema_extra={"unit": "steps"}, description="Steps between log lines."
+    )
 
     @model_validator(mode="after")
     def _one_input_size(self) -> TrainConfig:
@@ -245,9 +254,10 @@ def _default(key: str) -> str:
 def known_keys() -> dict[str, Any]:
     """Every configuration key, dotted where nested, with its pydantic FieldInfo."""
     keys: dict[str, Any] = {}
+    nested_groups: dict[str, type[BaseModel]] = {"transforms": TransformsConfig, "early_stopping": EarlyStoppingConfig}
     for name, field in TrainConfig.model_fields.items():
         keys[name] = field
-        inner = {"transforms": TransformsConfig, "early_stopping": EarlyStoppingConfig}.get(name)
+        inner = nested_groups.get(name)
         if inner is not None:
             keys.update({f"{name}.{key}": nested for key, nested in inner.model_fields.items()})
     return keys

@@ -100,8 +100,8 @@ def build_encoder(config: TrainConfig, channels: int, mean: Sequence[float], std
             ) from error
         raise UserError(
             f"weights: DEFAULT: the pretrained weights of '{config.backbone}' cannot be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}); give a local file (weights: path/to/file) or "
-            "start from random weights (weights: null)"
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}); give a local file "
+            "(weights: path/to/file) or start from random weights (weights: null)"
         ) from error
     if uses_small_stem(config, backbone):
         _shrink_stem(backbone, channels)
@@ -129,7 +129,7 @@ def uses_small_stem(config: TrainConfig, backbone: nn.Module) -> bool:
 
 
 def _shrink_stem(backbone: nn.Module, channels: int) -> None:
-    width = backbone.bn1.num_features  # type: ignore[union-attr]
+    width = int(backbone.bn1.num_features)  # type: ignore[union-attr, arg-type]
     backbone.conv1 = nn.Conv2d(channels, width, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
     backbone.maxpool = nn.Identity()
@@ -170,5 +170,10 @@ def _load_backbone(backbone: nn.Module, path: Path) -> None:
         raise UserError(f"weights: {path}: only {len(fitting)} of {len(known)} tensors fit '{type(backbone).__name__}'")
     backbone.load_state_dict(fitting, strict=False)
     missing = sorted(set(known) - set(fitting))
-    log.info("weights: %d of %d tensors from %s%s", len(fitting), len(known), path,
-             f"; newly initialised: {', '.join(missing[:5])}" if missing else "")  # fmt: skip
+    log.info(
+        "weights: %d of %d tensors from %s%s",
+        len(fitting),
+        len(known),
+        path,
+        f"; newly initialised: {', '.join(missing[:5])}" if missing else "",
+    )

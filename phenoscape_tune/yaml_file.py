@@ -27,7 +27,9 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
             line = key_node.start_mark.line + 1
             if key_node.value in seen and key_node.value != "<<":
-                problem = f"the key '{key_node.value}' stands twice (lines {seen[key_node.value]} and {line}): remove one"
+                problem = (
+                    f"the key '{key_node.value}' stands twice, on lines {seen[key_node.value]} and {line}: remove one"
+                )
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen[key_node.value] = line
         return super().construct_mapping(node, deep)
@@ -72,7 +74,9 @@ def load_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.stat().st_size > LARGEST_FILE_BYTES:
-        raise UserError(f"{path}: {path.stat().st_size:,} bytes are more than a configuration can need; is it the right file?")
+        raise UserError(
+            f"{path}: {path.stat().st_size:,} bytes are too many for a configuration; is it the right file?"
+        )
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except OSError as error:

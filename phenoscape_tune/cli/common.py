@@ -94,3 +94,12 @@ def prepare_folder(folder: Path, own_file: str, overwrite: bool, resume_hint: st
 def available_cpus() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pack_progress(done: int, total: int) -> None:
+    """A progress line on standard error while images are decoded; on a terminal it stays one line."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\rpacking images {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
+    elif done == total:
+        print(f"packed {total:,} images", file=sys.stderr, flush=True)

@@ -9,9 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phenoscape_tune.cli.common import (
-    DONE, INTERRUPTED, OTHER_FAULT, check_supported, ensure_data, prepare_folder, resolve_config, run_command, warn,
+    DONE,
+    INTERRUPTED,
+    OTHER_FAULT,
+    check_supported,
+    ensure_data,
+    pack_progress,
+    prepare_folder,
+    resolve_config,
+    run_command,
+    warn,
     warn_of_advice,
-)  # fmt: skip
+)
 from phenoscape_tune.config import TrainConfig, build_config, load_config, merge, parse_overrides, unsupported_keys
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.yaml_file import dump_mapping
@@ -77,8 +86,10 @@ def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
         different = [key for key, value in own.to_mapping().items() if asked[key] != value]
         if different:
             lines = "\n  ".join(f"{key}: was {own.to_mapping()[key]!r}, is {asked[key]!r}" for key in different)
-            raise UserError(f"{args.config}: is not the configuration of the run in {folder}:\n  {lines}\n"
-                            "leave out --config, and change a key on purpose with key=value")  # fmt: skip
+            raise UserError(
+                f"{args.config}: is not the configuration of the run in {folder}:\n  {lines}\n"
+                "leave out --config, and change a key on purpose with key=value"
+            )
     config = build_config(merge(own.to_mapping(), overrides), "command line")
     return config.model_copy(update={"out_dir": str(folder)})
 
@@ -88,7 +99,6 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
         print("loading torch ...", file=sys.stderr, flush=True)
         _log_to_console()
     from phenoscape_tune.data.parts import open_parts
-    from phenoscape_tune.search.display import pack_progress
 
     open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
     from phenoscape_tune.training.launch import launch
@@ -99,7 +109,9 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     try:
         rows = launch(config, lambda row: None, RunOptions(resume=resume, reported_epochs=config.max_epochs))
     except Diverged as error:
-        print(f"error: {error}: the loss is no longer a number; try a smaller lr (it was {config.lr:g})", file=sys.stderr)
+        print(
+            f"error: {error}: the loss is no longer a number; try a smaller lr (it was {config.lr:g})", file=sys.stderr
+        )
         return OTHER_FAULT
     except KeyboardInterrupt:
         print(f"\ninterrupted; go on with:\n  python scripts/train.py --resume {last}", file=sys.stderr)

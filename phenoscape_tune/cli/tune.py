@@ -7,15 +7,24 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phenoscape_tune.cli.common import (
-    DONE, INTERRUPTED, OTHER_FAULT, available_cpus, check_supported, ensure_data, prepare_folder, resolve_config,
-    run_command, warn, warn_of_advice,
-)  # fmt: skip
-from phenoscape_tune.config import TrainConfig, build_config, load_config, parse_overrides, unsupported_keys
+    DONE,
+    INTERRUPTED,
+    OTHER_FAULT,
+    available_cpus,
+    check_supported,
+    ensure_data,
+    pack_progress,
+    prepare_folder,
+    resolve_config,
+    run_command,
+    warn,
+    warn_of_advice,
+)
+from phenoscape_tune.config import TrainConfig, build_config, parse_overrides, unsupported_keys
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace, build_space, load_space
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping
@@ -37,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help="base configuration: a path, or a name in configs/")
     parser.add_argument("--name", help="name of the search (default: the space file's)")
     parser.add_argument("--out", metavar="DIR", help="folder of the search (default: outputs/<name>)")
-    parser.add_argument("--order", choices=("staged", "joint"), help="stage by stage as documented, or all keys at once")
+    parser.add_argument(
+        "--order", choices=("staged", "joint"), help="stage by stage as documented, or all keys at once"
+    )
     parser.add_argument("--trials", type=_positive, metavar="N", help="trials to start, confirmations not counted")
     parser.add_argument("--max-epochs", type=_positive, metavar="N", help="length of a trial")
     parser.add_argument("--hours", type=float, metavar="H", help="wall time (comes with a later version)")
@@ -112,7 +123,7 @@ def search_folder(args: argparse.Namespace) -> Path:
 
 
 def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, int]:
-    """Space, base configuration and length of a trial, from flags, key=value, space file, configuration and defaults."""
+    """Space, base configuration and length of a trial, in epochs: flags win, then key=value, then the files."""
     if args.space is None:
         raise UserError("--space: say what to search, for example --space lr_temp.yaml")
     faults = []
@@ -179,7 +190,6 @@ def _check_data(plan: Plan, quiet: bool) -> Parts:
     """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files."""
     from phenoscape_tune.data.parts import open_parts
     from phenoscape_tune.evaluate.objective import choose_metric
-    from phenoscape_tune.search.display import pack_progress
 
     parts = open_parts(plan.base, None if quiet else pack_progress, lambda line: warn([line]))
     choose_metric(plan.space.objective.metric, parts.labels is not None)
@@ -292,7 +302,9 @@ def _read_search(folder: Path) -> dict[str, Any]:
 
 def _refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: Path) -> None:
     """Raise UserError, naming the differences, where what is asked for now is not what the search was started with."""
-    asked = args.config or args.overrides or args.trials or args.max_epochs or args.order or args.no_confirm or args.seed
+    asked = (
+        args.config or args.overrides or args.trials or args.max_epochs or args.order or args.no_confirm or args.seed
+    )
     if args.space is None and not asked:
         return
     if args.space is None:
@@ -305,12 +317,17 @@ def _refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: 
     if base.data_dir is None:
         then.pop("config.data_dir", None)
         now.pop("config.data_dir", None)
-    different = [f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
-                 for key in sorted({*now, *then}) if now.get(key) != then.get(key)]  # fmt: skip
+    different = [
+        f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*now, *then})
+        if now.get(key) != then.get(key)
+    ]
     if different:
         lines = "\n  ".join(different)
-        raise UserError(f"{folder}: was started with another space or configuration:\n  {lines}\n"
-                        "resume it as it was started (--resume with --name or --out alone), or choose another --name")  # fmt: skip
+        raise UserError(
+            f"{folder}: was started with another space or configuration:\n  {lines}\n"
+            "resume it as it was started (--resume with --name or --out alone), or choose another --name"
+        )
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ COLOUR_CHANNELS = {WHITE_IS_ZERO: 1, 1: 1, 2: 3, PALETTE: 1, CMYK: 4, 6: 3, 8: 3
 ALPHA = ((1,), (2,))
 
 
-class UnreadableImage(Exception):  # noqa: N818 - named for what the file is, not for what went wrong in the program
+class UnreadableImage(Exception):
     """A file that cannot be read as an image; the message is a short reason without the file's name."""
 
 

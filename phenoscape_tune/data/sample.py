@@ -111,7 +111,6 @@ def draw_specimen(species: int, size: int, rng: np.random.Generator) -> np.ndarr
     fore, hind = _spread_wings(across, ahead, rng)
     ground, mark = _choose_colours(species, rng)
     soft = 2.5 / side
-    alpha = np.zeros_like(xs)
     body = np.hypot(across / rng.uniform(0.05, 0.075), (ahead + 0.05) / rng.uniform(0.34, 0.42))
     head = np.hypot(across, ahead - 0.36) / 0.075
     antennae = np.abs(np.abs(across) - 0.45 * (ahead - 0.38)) + 9 * np.clip(np.abs(ahead - 0.55) - 0.15, 0, None)
@@ -234,18 +233,18 @@ def _pattern(species: int, wing: Wing, style: dict[str, float]) -> np.ndarray:
     along, across = wing.along + style["shift"], wing.across
     name = SPECIES[species]
     if name == "banded":
-        wave = np.sin(2 * np.pi * 3.0 * style["number"] * (along + 0.10 * across**2))
+        wave = np.sin(2 * np.pi * 2.4 * style["number"] * (along + 0.10 * across**2))
         marked = _step(wave - 0.15 / style["width"], 0.3)
     elif name == "striped":
-        wave = np.sin(np.pi * 3.4 * style["number"] * across + 0.6)
+        wave = np.sin(np.pi * 3.0 * style["number"] * across + 0.6)
         marked = _step(wave - 0.15 / style["width"], 0.3)
     elif name == "spotted":
-        rows, columns = along * 4.6 * style["number"], across * 1.9 + 0.5
+        rows, columns = along * 3.9 * style["number"], across * 1.6 + 0.5
         columns = columns + 0.5 * (np.floor(rows) % 2)
         distance = np.hypot(rows - np.floor(rows) - 0.5, (columns - np.floor(columns) - 0.5) * 1.1)
         marked = _step(0.31 * style["width"] - distance, 0.1)
     elif name == "bordered":
-        border = 0.10 * style["width"] - np.minimum(wing.inside, 0.9 * (1 - along))
+        border = 0.12 * style["width"] - np.minimum(wing.inside, 0.9 * (1 - along))
         dots = np.cos(2 * np.pi * 4 * style["number"] * across) * np.cos(2 * np.pi * 5 * along) - 0.55
         marked = _step(border, 0.02) * (1 - 0.9 * _step(dots, 0.2))
     elif name == "patched":

@@ -113,7 +113,7 @@ class Conductor:
         return None
 
     def settle(self) -> bool:
-        """Close the stages whose trials have all ended, without starting anything; returns whether the search is done."""
+        """Close the stages whose trials have all ended, starting nothing; returns whether the search is done."""
         while not self.done:
             records = self.study.trials(self._stage)
             if len(records) < self._stage.trials or not all(record.ended for record in records):
@@ -193,7 +193,7 @@ class Conductor:
         self.study.tell(record, status, reason)
 
     def _exempt(self, record: TrialRecord) -> bool:
-        """Confirmations, and one random trial a stage, run to the end, so that early and final ranks can be compared."""
+        """Confirmations, and one random trial a stage, run to the end: early and final ranks can then be compared."""
         if record.stage == CONFIRM:
             return True
         return record.number == derive_seed(self.plan.seed, self._stage.name, "exempt") % self._stage.trials

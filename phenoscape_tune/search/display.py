@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -30,13 +29,19 @@ def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int) -
         keys = ", ".join(stage.keys) or "none (the configuration as it is)"
         lines.append(f"stage {stage.number} {stage.name}: {keys}; {_count(stage.trials, 'trial')}")
     if plan.confirmations:
-        lines.append(f"then {CONFIRM}: the best {plan.top_k} and the defaults, each with "
-                     f"{_count(plan.repeats, 'fresh seed')}: {_count(plan.confirmations, 'trial')}")  # fmt: skip
+        lines.append(
+            f"then {CONFIRM}: the best {plan.top_k} and the defaults, each with "
+            f"{_count(plan.repeats, 'fresh seed')}: {_count(plan.confirmations, 'trial')}"
+        )
     levels = ", ".join(map(str, plan.rungs.levels)) or "none"
-    lines.append(f"trials: {sum(s.trials for s in plan.stages)} + {plan.confirmations} confirmations; "
-                 f"epochs a trial: {plan.rungs.max_epochs}, compared at {levels} (one in {plan.rungs.factor} goes on)")  # fmt: skip
+    lines.append(
+        f"trials: {sum(s.trials for s in plan.stages)} + {plan.confirmations} confirmations; "
+        f"epochs a trial: {plan.rungs.max_epochs}, compared at {levels} (one in {plan.rungs.factor} goes on)"
+    )
     lines.append(f"devices: {devices}, {_count(concurrent, 'trial')} at a time")
-    lines.append(f"estimated cost: at most {plan.epochs_at_most:,} epochs of training; the time is told after the first")
+    lines.append(
+        f"estimated cost: at most {plan.epochs_at_most:,} epochs of training; the time is told after the first"
+    )
     lines += [f"note: {note}" for note in plan.notes]
     return lines
 
@@ -49,8 +54,10 @@ def describe_outcome(plan: Plan, outcome: Outcome | None, best: Path | None) -> 
     """Baseline, winner, gain, and the two commands to go on with."""
     if outcome is None or best is None:
         keys = ", ".join(plan.space.parameters)
-        return [f"no valid trial: every one failed (the reasons are in {plan.folder / 'leaderboard.csv'}). "
-                f"Try smaller values, above all of lr; searched: {keys}"]  # fmt: skip
+        return [
+            f"no valid trial: every one failed (the reasons are in {plan.folder / 'leaderboard.csv'}). "
+            f"Try smaller values, above all of lr; searched: {keys}"
+        ]
     lines = []
     if outcome.baseline is not None:
         lines.append(f"baseline  {_told(outcome.baseline.objective, outcome.baseline.sd)}  (the defaults)")
@@ -148,7 +155,10 @@ class Display:
     def _values(self, record: TrialRecord) -> str:
         if record.of:
             return f"repeats {record.of}, seed {record.seed}"
-        return " ".join(f"{key.removeprefix('transforms.')}={format_value(v)}" for key, v in record.values.items()) or "defaults"
+        return (
+            " ".join(f"{key.removeprefix('transforms.')}={format_value(v)}" for key, v in record.values.items())
+            or "defaults"
+        )
 
     def _remaining(self) -> str:
         if not self._epochs_done:
@@ -182,22 +192,19 @@ class Display:
             objective = "" if record.objective is None else f"{record.objective:.3f}"
             mark = "*" if record.status == COMPLETED and record.objective == best else ""
             status = RUNNING if record.name in conductor.live else record.status
-            table.add_row(record.stage, record.name.split("-", 1)[1], self._values(record),
-                          f"{len(record.curve)}/{conductor.plan.rungs.max_epochs}", objective + mark,
-                          Text(record.reason if status == FAILED else status, style=_STYLES.get(status, "")))  # fmt: skip
+            table.add_row(
+                record.stage,
+                record.name.split("-", 1)[1],
+                self._values(record),
+                f"{len(record.curve)}/{conductor.plan.rungs.max_epochs}",
+                objective + mark,
+                Text(record.reason if status == FAILED else status, style=_STYLES.get(status, "")),
+            )
         keys = ", ".join(stage.keys)
-        head = Text(f"stage {stage.number} {stage.name}{': ' if keys else ''}{keys}   "
-                    f"{len(ended)} of {sum(s.trials for s in conductor.plan.stages) + conductor.plan.confirmations} "
-                    f"trials ended, {self._concurrent} at a time, {self._remaining()}", style="bold")  # fmt: skip
+        head = Text(
+            f"stage {stage.number} {stage.name}{': ' if keys else ''}{keys}   "
+            f"{len(ended)} of {sum(s.trials for s in conductor.plan.stages) + conductor.plan.confirmations} "
+            f"trials ended, {self._concurrent} at a time, {self._remaining()}",
+            style="bold",
+        )
         return Group(head, table)
-
-
-def pack_progress(done: int, total: int) -> None:
-    """A progress line on standard error while images are decoded; on a terminal it stays one line."""
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\rpacking images {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
-    elif done == total:
-        print(f"packed {total:,} images", file=sys.stderr, flush=True)
-
-

@@ -48,9 +48,7 @@ def plan_stages(keys: Iterable[str], order: str, trials: int) -> list[Stage]:
         groups = [(name, members) for name, members in groups if members]
     if trials < len(groups) + 1:
         names = ", ".join([DEFAULTS, *(name for name, _ in groups)])
-        raise UserError(
-            f"budget.trials: {trials} is below one trial a stage ({names}); the least is {len(groups) + 1}"
-        )
+        raise UserError(f"budget.trials: {trials} is below one trial a stage ({names}); the least is {len(groups) + 1}")
     share, rest = divmod(trials - 1, len(groups))
     stages = [Stage(0, DEFAULTS, (), 1)]
     for index, (name, members) in enumerate(groups):

@@ -95,21 +95,26 @@ def _judge(candidate: Standing, base: Standing, gain: Gain | None) -> tuple[Stan
         better = candidate.objective > base.objective
         shown = f"{candidate.objective - base.objective:+.3f} against the defaults, not confirmed on a test part"
         return (candidate, shown) if better else (base, f"{shown}; best.yaml keeps the defaults")
-    shown = f"{gain.value:+.3f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f}) in balanced accuracy on the test part"
+    shown = (
+        f"{gain.value:+.3f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f}) in balanced accuracy on the test part"
+    )
     if gain.low > 0:
         return candidate, f"clear gain over the defaults: {shown}"
     if gain.high < 0:
-        return base, f"no gain: the best of the search is worse than the defaults, {shown}; best.yaml keeps the defaults"
+        return (
+            base,
+            f"no gain: the best of the search is worse than the defaults, {shown}; best.yaml keeps the defaults",
+        )
     if base.seconds < CHEAPER * candidate.seconds:
         return base, f"no clear gain over the defaults: {shown}; best.yaml keeps the defaults, which are cheaper"
     if candidate.seconds < CHEAPER * base.seconds:
         return candidate, f"no clear gain over the defaults: {shown}; best.yaml takes the winner, which is cheaper"
+    if gain.value <= 0:
+        return base, f"no clear gain over the defaults: {shown}; both cost the same, best.yaml keeps the defaults"
     return candidate, f"no clear gain over the defaults: {shown}; both cost the same, best.yaml takes the winner"
 
 
-def _measure_gain(
-    plan: Plan, candidate: Standing, base: Standing, repeats: Sequence[TrialRecord]
-) -> Gain | None:
+def _measure_gain(plan: Plan, candidate: Standing, base: Standing, repeats: Sequence[TrialRecord]) -> Gain | None:
     """The paired gain on the test part; None without repeats or without a test part."""
     files = {(run.of, run.seed): plan.folder / "trials" / run.name / "test_predictions.csv" for run in repeats}
     pairs = [
@@ -146,9 +151,18 @@ def write_leaderboard(conductor: Conductor) -> None:
     for rank, record in enumerate([*searched, *(r for r in records if r.stage == CONFIRM)], start=1):
         status = INTERRUPTED if record.status == RUNNING else record.status
         scored = record.objective is not None and record.stage != CONFIRM and status in (COMPLETED, PRUNED)
-        row = [rank if scored else "", record.name, record.stage, status, len(record.curve), _number(record.objective),
-               _number(record.error), f"{record.seconds:.1f}", f"{record.seconds * record.gpus / 3600:.4f}",
-               record.reason or (f"repeats {record.of} with seed {record.seed}" if record.of else "")]  # fmt: skip
+        row = [
+            rank if scored else "",
+            record.name,
+            record.stage,
+            status,
+            len(record.curve),
+            _number(record.objective),
+            _number(record.error),
+            f"{record.seconds:.1f}",
+            f"{record.seconds * record.gpus / 3600:.4f}",
+            record.reason or (f"repeats {record.of} with seed {record.seed}" if record.of else ""),
+        ]
         writer.writerow([*row, *(record.values.get(key, get_key(defaults, key)) for key in keys)])
     write_whole(plan.folder / "leaderboard.csv", text.getvalue())
 
@@ -182,12 +196,13 @@ def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
     best, base = (outcome.best, outcome.baseline) if outcome else (None, None)
     summary = {
         "baseline": base and {"objective": base.objective, "sd": base.sd},
-        "winner": best and {
-            "trial": best.record.name, "values": best.record.values, "objective": best.objective, "sd": best.sd
-        },
+        "winner": best
+        and {"trial": best.record.name, "values": best.record.values, "objective": best.objective, "sd": best.sd},
         "gain": outcome and outcome.difference,
         "gain_ci95": _interval(outcome) if outcome and outcome.best is outcome.candidate else None,
-        "candidate": outcome and outcome.candidate and {
+        "candidate": outcome
+        and outcome.candidate
+        and {
             "trial": outcome.candidate.record.name,
             "gain": outcome.gain and outcome.gain.value,
             "gain_ci95": _interval(outcome),
@@ -195,16 +210,21 @@ def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
         "verdict": outcome.verdict if outcome else "no valid trial",
         "stages": [_stage_summary(conductor, index, stage) for index, stage in enumerate(conductor.stages)],
         "budget": {
-            "planned": {"trials": sum(s.trials for s in plan.stages), "confirmations": plan.confirmations,
-                        "epochs": plan.epochs_at_most},
-            "used": {"trials": sum(r.stage != CONFIRM for r in records),
-                     "confirmations": sum(r.stage == CONFIRM for r in records),
-                     "epochs": sum(len(r.curve) for r in records),
-                     "seconds": round(sum(r.seconds for r in records), 1),
-                     "gpu_hours": round(sum(r.seconds * r.gpus for r in records) / 3600, 4)},
+            "planned": {
+                "trials": sum(s.trials for s in plan.stages),
+                "confirmations": plan.confirmations,
+                "epochs": plan.epochs_at_most,
+            },
+            "used": {
+                "trials": sum(r.stage != CONFIRM for r in records),
+                "confirmations": sum(r.stage == CONFIRM for r in records),
+                "epochs": sum(len(r.curve) for r in records),
+                "seconds": round(sum(r.seconds for r in records), 1),
+                "gpu_hours": round(sum(r.seconds * r.gpus for r in records) / 3600, 4),
+            },
         },
         "versions": versions(),
-    }  # fmt: skip
+    }
     write_whole(plan.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 

@@ -5,6 +5,7 @@ The conductor decides; Tune starts, stops and watches the trials. Tune's own sna
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -42,12 +43,14 @@ ENDED = "ended"  # key of a trial's last words
 
 
 def start_ray(cpus: int, verbose: bool) -> None:
-    """Start Ray on this machine, quietly. Ray binds to the loopback address and shows no dashboard."""
+    """Start Ray on this machine, without a dashboard; what it says is shown only where `verbose`."""
+    if not verbose:
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
     ray.init(
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=verbose,
-        logging_level="INFO" if verbose else "ERROR",
+        logging_level=logging.INFO if verbose else logging.ERROR,
         configure_logging=verbose,
     )
 
@@ -107,7 +110,14 @@ def run_trial(task: dict[str, Any]) -> None:
         raise
 
 
-class _Suggestions(Searcher):
+class _NotSaved:
+    """Tune pickles its parts into a snapshot that nobody reads; the study cannot be pickled, and need not be."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Suggestions(_NotSaved, Searcher):
     """Tune's searcher: hands out the conductor's tasks, at most `concurrent` at a time."""
 
     def __init__(self, conductor: Conductor, concurrent: int, threads: int) -> None:
@@ -116,7 +126,7 @@ class _Suggestions(Searcher):
         self._concurrent = concurrent
         self._threads = threads
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         conductor = self._conductor
         # One more would be chosen before the running ones have taught anything.
         if len(conductor.live) >= self._concurrent:
@@ -128,6 +138,12 @@ class _Suggestions(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The scheduler hears of it with the trial's name."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The study's journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never called: a resume is a new Tuner."""
 
 
 def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, Any]:
@@ -150,7 +166,7 @@ def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, A
     }
 
 
-class _Reports(FIFOScheduler):
+class _Reports(_NotSaved, FIFOScheduler):
     """Tune's scheduler: passes reports to the conductor, and its decision back."""
 
     def __init__(self, conductor: Conductor, display: Display) -> None:
@@ -185,7 +201,7 @@ class _Reports(FIFOScheduler):
         self._display.update(epoch)
 
 
-class _Interrupt(tune.Callback):
+class _Interrupt(_NotSaved, tune.Callback):
     """Ctrl-C and SIGTERM: tell the scheduler, then let Tune end in order; a second one ends at once."""
 
     def __init__(self, reports: _Reports) -> None:
@@ -226,6 +242,7 @@ def run_search(conductor: Conductor, display: Display, concurrent: int, cpus: in
                 scheduler=reports,
                 num_samples=-1,
                 reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
                 name="search", storage_path=scratch, verbose=1 if verbose else 0, callbacks=[_Interrupt(reports)]

@@ -23,7 +23,7 @@ from phenoscape_tune.search.space import Parameter
 def distribution(parameter: Parameter) -> BaseDistribution:
     """The Optuna distribution of a range."""
     if parameter.type == "choice":
-        return CategoricalDistribution(parameter.values)
+        return CategoricalDistribution(parameter.values or [])
     assert parameter.low is not None and parameter.high is not None
     if parameter.type in ("int", "logint"):
         step = int(parameter.step or 1)
@@ -44,7 +44,9 @@ def spread_points(parameters: dict[str, Parameter], count: int, seed: int) -> li
     unit = qmc.LatinHypercube(len(parameters), rng=np.random.default_rng(seed)).random(count)  # (count, keys) in [0, 1)
     points = []
     for row in unit:
-        points.append({key: _at(parameter, float(x)) for (key, parameter), x in zip(parameters.items(), row, strict=True)})
+        points.append(
+            {key: _at(parameter, float(x)) for (key, parameter), x in zip(parameters.items(), row, strict=True)}
+        )
     return points
 
 

@@ -171,8 +171,12 @@ def _describe(fault: ErrorDetails) -> str:
     key = ".".join(location)
     if fault["type"] == "extra_forbidden":
         models: dict[str, type[BaseModel]] = {
-            "objective": Objective, "scheduler": Scheduler, "budget": Budget, "confirm": Confirm, "parameters": Parameter
-        }  # fmt: skip
+            "objective": Objective,
+            "scheduler": Scheduler,
+            "budget": Budget,
+            "confirm": Confirm,
+            "parameters": Parameter,
+        }
         known = models[location[0]] if len(location) > 1 else SearchSpace
         return f"{key}: unknown key; {nearest(location[-1], known.model_fields)}"
     if fault["type"] == "missing":

@@ -87,11 +87,15 @@ class Study:
         self._samplers: dict[str, StageSampler] = {}
 
     def open_stage(self, stage: Stage, taken_over: TrialRecord | None) -> None:
-        """Open (or make) a stage's study; the last winner, already evaluated, is told to a new one and not run again."""
+        """Open or make the study of a stage; a new one is told the last winner, which is not run again."""
         ranges = {key: self._parameters[key] for key in stage.keys}
         sampler = StageSampler(ranges, stage.trials, derive_seed(self._seed, stage.name))
         study = optuna.create_study(
-            storage=self._storage, study_name=stage.study_name, direction="maximize", sampler=sampler, load_if_exists=True
+            storage=self._storage,
+            study_name=stage.study_name,
+            direction="maximize",
+            sampler=sampler,
+            load_if_exists=True,
         )
         self._studies[stage.name], self._samplers[stage.name] = study, sampler
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -136,7 +140,7 @@ class Study:
         return self._read(record)
 
     def tell(self, record: TrialRecord, status: str, reason: str = "") -> TrialRecord:
-        """End a trial: completed with its objective, pruned with its last evaluation, failed or infeasible with none."""
+        """End a trial: completed with its objective, pruned with its last evaluation, else with none."""
         study_name, number = record.handle
         self.note(record, "status", status)
         if reason:

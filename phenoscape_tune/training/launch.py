@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -26,16 +27,21 @@ def launch(config: TrainConfig, report: Callable[[Row], None], options: RunOptio
     Args and returns as `train_simclr`.
     """
 
-    def train_loop(_: dict[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+
+    def train_loop(_: dict[str, Any]) -> None:
         device = default_device(config)
         if device.type == "cuda":
             device = get_device()  # the one that Ray reserved
-        return train_simclr(config, report, options, device)
+        rows.extend(train_simclr(config, report, options, device))
 
+    # It would announce local mode at every trial.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={},
         scaling_config=ScalingConfig(num_workers=0),
         run_config=RunConfig(name=config.out_dir.replace(os.sep, "_")),
     )
-    return trainer.fit().return_value
+    trainer.fit()
+    return rows

@@ -121,7 +121,7 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions) ->
     torch.use_deterministic_algorithms(config.deterministic)
     parts = open_parts(config)
     mean, std = channel_statistics(parts)
-    encoder = build_encoder(config, parts.channels, mean, std).to(device, memory_format=torch.channels_last)
+    encoder = build_encoder(config, parts.channels, mean, std).to(device).to(memory_format=torch.channels_last)
     run = Run(
         config=config,
         folder=Path(config.out_dir),
@@ -146,12 +146,12 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions) ->
 def channel_statistics(parts: Parts, most: int = 2000) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel of the training images in [0, 1], from at most `most` of them."""
     chosen = parts.split.train[:: max(1, len(parts.split.train) // most)]
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, np.zeros(parts.channels), np.zeros(parts.channels)
     for start in range(0, len(chosen), 256):
         pixels = parts.packed.images[chosen[start : start + 256]].astype(np.float64) / 255  # (n, C, S, S)
         count += pixels[:, 0].size
-        total = total + pixels.sum(axis=(0, 2, 3))
-        squares = squares + np.square(pixels).sum(axis=(0, 2, 3))
+        total += pixels.sum(axis=(0, 2, 3))
+        squares += np.square(pixels).sum(axis=(0, 2, 3))
     mean = total / count
     return list(mean), list(np.sqrt(np.maximum(squares / count - mean**2, 0)))
 
@@ -160,10 +160,21 @@ def describe(run: Run) -> None:
     config = run.config
     parameters = sum(p.numel() for p in run.encoder.backbone.parameters())
     log.info("%s: %s", config.data_dir, run.parts.describe())
-    log.info("%s, %.1f M parameters, input %d px, packed at %d px", config.backbone, parameters / 1e6,
-             config.input_size, run.parts.packed.images.shape[-1])  # fmt: skip
-    log.info("%s, %s, %d threads; effective batch %d; %s", run.device, run.dtype or torch.float32,
-             torch.get_num_threads(), config.batch_size * ranks.world_size(), config.optimizer)  # fmt: skip
+    log.info(
+        "%s, %.1f M parameters, input %d px, packed at %d px",
+        config.backbone,
+        parameters / 1e6,
+        config.input_size,
+        run.parts.packed.images.shape[-1],
+    )
+    log.info(
+        "%s, %s, %d threads; effective batch %d; %s",
+        run.device,
+        run.dtype or torch.float32,
+        torch.get_num_threads(),
+        config.batch_size * ranks.world_size(),
+        config.optimizer,
+    )
     if config.eta_min is not None and config.resolved_eta_min != config.eta_min:
         log.info("eta_min: %g is not below lr %g: the floor is %g", config.eta_min, config.lr, config.resolved_eta_min)
     if config.pin_memory or config.persistent_workers:

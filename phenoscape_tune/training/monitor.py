@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -59,23 +58,30 @@ class RunMonitor(Monitor):
         self._level = LOGGER.level
         LOGGER.setLevel(logging.INFO)
         LOGGER.addHandler(self._file)
-        self._name = folder.name
         self._board = SummaryWriter(str(logs / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+        self._hparams_end: Any = None
         if hparams:
             self._write_hparams(hparams)
 
     def _write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        from tensorboard.plugins.hparams import api as hp
+        from torch.utils.tensorboard.summary import hparams as summarise
 
         plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in hparams.items()}
+        # Of the three summaries the search itself declares the experiment, and the session's end comes at the end.
+        _, start, self._hparams_end = summarise(plain, {})
+        self._write(start)
+        self._board.flush()
+
+    def _write(self, summary: Any) -> None:
         writer = self._board.file_writer
         assert writer is not None
-        writer.add_summary(hp.hparams_pb(plain, trial_id=self._name, start_time_secs=time.time()))
-        self._board.flush()
+        writer.add_summary(summary)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._hparams_end is not None:
+            self._write(self._hparams_end)
         # The same process may run the next trial: its lines must not land in this one's log.
         self._board.close()
         LOGGER.removeHandler(self._file)
