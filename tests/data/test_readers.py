@@ -181,7 +181,16 @@ def test_32_bit_integers_beyond_16_bits_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("samples", "photometric", "extra"),
-    [(5, 2, (0, 0)), (5, 5, (2,)), (6, 2, (2, 0, 0)), (7, 1, (0,) * 6), (4, 2, (0,)), (4, 2, None), (2, 1, (0,)), (8, 2, (0,) * 5)],
+    [
+        (5, 2, (0, 0)),
+        (5, 5, (2,)),
+        (6, 2, (2, 0, 0)),
+        (7, 1, (0,) * 6),
+        (4, 2, (0,)),
+        (4, 2, None),
+        (2, 1, (0,)),
+        (8, 2, (0,) * 5),
+    ],
 )
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_tiff_with_channels_beyond_alpha_is_refused(
