@@ -1,0 +1,73 @@
+"""What the tests share: folders of real image files, tiny configurations, one Ray for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before torch is imported: two test processes on two cores must not fight over threads.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+from phenoscape_tune.config import TrainConfig, build_config
+
+COLOURS = {"crow": (40, 40, 60), "finch": (200, 160, 40), "robin": (180, 60, 40)}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed images of the tests stay out of the user's cache."""
+    monkeypatch.setenv("PHENOSCAPE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 3 x 24 small JPEG files in class sub-folders: colour and a stripe tell the classes apart."""
+    folder = tmp_path_factory.mktemp("data") / "birds"
+    rng = np.random.default_rng(0)
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        (folder / name).mkdir(parents=True)
+        for i in range(24):
+            pixels = rng.integers(0, 60, (20, 24, 3)) + np.array(colour)
+            pixels[:, 4 * number : 4 * number + 4] += 60
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i:02d}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture
+def tiny(birds: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """A configuration that trains in a second on the birds; keyword arguments change its keys."""
+
+    def make(**changes: Any) -> TrainConfig:
+        values = {
+            "data_dir": str(birds),
+            "out_dir": str(tmp_path / "run"),
+            "backbone": "test_resnet.r160_in1k",
+            "input_size": 16,
+            "stem": "standard",
+            "batch_size": 8,
+            "max_epochs": 2,
+            "projection_dim": 16,
+            "num_workers": 1,
+            **changes,
+        }
+        return build_config(values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One Ray for all tests that need it: starting it takes longer than most of them."""
+    import ray
+
+    from phenoscape_tune.search.runner import start_ray
+
+    start_ray(2, verbose=False)
+    yield
+    ray.shutdown()

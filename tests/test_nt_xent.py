@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from phenoscape_tune.nt_xent import nt_xent
+
+
+def paper_nt_xent(z: Tensor, temperature: float) -> Tensor:
+    """SimCLR's equation 1 and algorithm 1, one pair at a time."""
+    n = len(z) // 2
+
+    def similarity(a: Tensor, b: Tensor) -> Tensor:
+        return torch.dot(a, b) / (a.norm() * b.norm())
+
+    def loss(i: int, j: int) -> Tensor:
+        numerator = torch.exp(similarity(z[i], z[j]) / temperature)
+        denominator = sum(torch.exp(similarity(z[i], z[k]) / temperature) for k in range(2 * n) if k != i)
+        return -torch.log(numerator / denominator)
+
+    return sum(loss(k, k + n) + loss(k + n, k) for k in range(n)) / (2 * n)
+
+
+@settings(deadline=None, max_examples=25)
+@given(pairs=st.integers(1, 6), width=st.integers(2, 9), temperature=st.floats(0.05, 1.0), seed=st.integers(0, 2**31))
+def test_equals_the_paper_in_value_and_gradient(pairs: int, width: int, temperature: float, seed: int) -> None:
+    z = torch.randn(2 * pairs, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    ours, slow = z.clone().requires_grad_(), z.clone().requires_grad_()
+    a, b = nt_xent(ours, temperature), paper_nt_xent(slow, temperature)
+    assert float(a) == pytest.approx(float(b), rel=1e-9, abs=1e-9)
+    a.backward()
+    b.backward()
+    assert torch.allclose(ours.grad, slow.grad, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.2, 1.0])
+def test_aligned_positives_and_orthogonal_negatives_give_the_closed_form(temperature: float) -> None:
+    n = 8
+    z = torch.eye(n, dtype=torch.float64).repeat(2, 1)
+    expected = math.log(1 + (2 * n - 2) * math.exp(-1 / temperature))
+    assert float(nt_xent(z, temperature)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_half_precision_projections_do_not_overflow_at_a_small_temperature() -> None:
+    z = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = nt_xent(z.bfloat16(), 0.01)
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+
+
+def test_an_odd_number_of_projections_is_refused() -> None:
+    with pytest.raises(ValueError, match="2B"):
+        nt_xent(torch.zeros(3, 4), 0.1)
+
+
+RANK_SCRIPT = """
+import sys, torch, torch.distributed as dist
+from phenoscape_tune.nt_xent import nt_xent
+from phenoscape_tune import ranks
+rank, world, folder = int(sys.argv[1]), 2, sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+batch = torch.load(f"{folder}/batch.pt")                         # (2 views, B images, d)
+own = batch.chunk(world, dim=1)[rank].reshape(-1, batch.shape[-1]).clone()
+layer = torch.nn.Linear(own.shape[1], 5, dtype=torch.float64)
+layer.load_state_dict(torch.load(f"{folder}/layer.pt"))
+ddp = torch.nn.parallel.DistributedDataParallel(layer)
+loss = nt_xent(ddp(own), 0.2)
+loss.backward()
+torch.save({"loss": ranks.mean_over_ranks(loss), "weight": layer.weight.grad, "bias": layer.bias.grad},
+           f"{folder}/rank{rank}.pt")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_real_ranks_equal_one_process_with_the_global_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    batch = torch.randn(2, 6, 7, dtype=torch.float64)
+    layer = torch.nn.Linear(7, 5, dtype=torch.float64)
+    torch.save(batch, tmp_path / "batch.pt")
+    torch.save(layer.state_dict(), tmp_path / "layer.pt")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", RANK_SCRIPT, str(rank), str(tmp_path)], env=environment)
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+    loss = nt_xent(layer(batch.reshape(-1, 7)), 0.2)
+    loss.backward()
+    results = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+    for result in results:
+        assert torch.allclose(result["loss"], loss.detach(), rtol=1e-10)
+        assert torch.allclose(result["weight"], layer.weight.grad, rtol=1e-8, atol=1e-12)
+        assert torch.allclose(result["bias"], layer.bias.grad, rtol=1e-8, atol=1e-12)
+    # The negatives of the other rank matter: a loss of the local batch alone is another number.
+    local = torch.stack([nt_xent(layer(part.reshape(-1, 7)), 0.2) for part in batch.chunk(2, dim=1)]).mean()
+    assert not torch.allclose(local, loss, rtol=1e-3)
+
+
+def test_normalises_the_projections() -> None:
+    z = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(nt_xent(z, 0.3), nt_xent(F.normalize(z, dim=1) * 7, 0.3), rtol=1e-5)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.training.schedule import build_optimizer, learning_rate
+
+
+def config(**values: object) -> TrainConfig:
+    return build_config({"warmup_epochs": 0, **values})
+
+
+@settings(deadline=None, max_examples=30)
+@given(lr=st.floats(1e-5, 1e-1), eta=st.floats(0, 1), epochs=st.integers(1, 40), period=st.integers(1, 60))
+def test_without_warm_up_it_is_torchs_cosine_annealing(lr: float, eta: float, epochs: int, period: int) -> None:
+    c = config(lr=lr, eta_min=lr * eta * 0.99, max_epochs=epochs, T_max=period)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    peer = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=period, eta_min=c.resolved_eta_min)
+    for epoch in range(epochs):
+        assert learning_rate(c, epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6, abs=1e-12)
+        optimizer.step()
+        peer.step()
+
+
+def test_warm_up_rises_linearly_to_the_peak_and_ends_at_the_floor() -> None:
+    c = config(lr=0.1, max_epochs=20, warmup_epochs=4)
+    assert learning_rate(c, 0) == 0
+    assert learning_rate(c, 2) == pytest.approx(0.05)
+    assert learning_rate(c, 4) == pytest.approx(0.1)
+    assert learning_rate(c, 20) == pytest.approx(1e-4)
+
+
+def test_a_floor_that_is_not_below_lr_becomes_a_tenth_of_it() -> None:
+    c = config(lr=1e-5, eta_min=1e-4, max_epochs=10)
+    assert learning_rate(c, 10) == pytest.approx(1e-6)
+
+
+def test_biases_and_normalisation_are_not_decayed() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))
+    for optimizer in ("sgd", "adamw"):
+        groups = build_optimizer(config(optimizer=optimizer, weight_decay=0.5), model).param_groups
+        assert [len(group["params"]) for group in groups] == [1, 3]
+        assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
