@@ -16,6 +16,7 @@ from phenoscape_tune.yaml_file import load_mapping
 DONE, OTHER_FAULT, INPUT_FAULT, INTERRUPTED = 0, 1, 2, 130
 
 SAMPLE_CONFIG = "sample"
+SAMPLE_PER_CLASS = 100  # enough validation images to tell 0.1 of accuracy apart
 
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -47,7 +48,8 @@ def ensure_data(config: TrainConfig) -> TrainConfig:
     from phenoscape_tune.data.sample import write_sample
 
     folder = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
-    return config.model_copy(update={"data_dir": str(write_sample(folder / "sample-specimens"))})
+    sample = write_sample(folder / "sample-specimens", per_class=SAMPLE_PER_CLASS)
+    return config.model_copy(update={"data_dir": str(sample)})
 
 
 def check_supported(config: TrainConfig, source: str) -> None:

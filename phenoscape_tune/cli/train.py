@@ -100,14 +100,14 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
         _log_to_console()
     from phenoscape_tune.data.parts import open_parts
 
-    open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
+    parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.loop import Diverged, RunOptions
 
     folder = Path(config.out_dir)
     last = folder / "checkpoints" / "last.ckpt"
     try:
-        rows = launch(config, lambda row: None, RunOptions(resume=resume, reported_epochs=config.max_epochs))
+        rows = launch(config, lambda row: None, RunOptions(resume=resume, reported_epochs=config.max_epochs), parts)
     except Diverged as error:
         print(
             f"error: {error}: the loss is no longer a number; try a smaller lr (it was {config.lr:g})", file=sys.stderr

@@ -14,6 +14,11 @@ from phenoscape_tune.data.packed import PackedImages, PackSettings, choose_size,
 from phenoscape_tune.data.specimens import Split, find_specimens, split_specimens
 from phenoscape_tune.errors import UserError
 
+_DATA_KEYS = (
+    *("data_dir", "labels", "group_by", "val_fraction", "test_fraction", "split_seed"),
+    *("input_size", "resize", "background", "cache_dir", "max_unreadable", "batch_size"),
+)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -42,6 +47,11 @@ class Parts:
             f"{len(self.packed.images):,} images ({train:,} train, {val:,} validation, {test:,} test), "
             f"{self.packed.specimens.label_source}"
         )
+
+
+def data_key(config: TrainConfig) -> tuple[object, ...]:
+    """What `open_parts` depends on: configurations with equal keys have the same images in the same parts."""
+    return tuple(getattr(config, name) for name in _DATA_KEYS)
 
 
 def open_parts(

@@ -112,7 +112,7 @@ class Display:
         self._quiet = quiet
         self._concurrent = concurrent
         self._console = Console()
-        self._started = time.monotonic()
+        self._first_report: float | None = None
         self._epochs_before = sum(len(record.curve) for record in conductor.records())
         self._epochs_done = 0
         self._told: set[str] = {record.name for record in conductor.records() if record.ended}
@@ -134,6 +134,9 @@ class Display:
 
     def update(self, epoch_done: bool) -> None:
         """Tell what is new; called after every report and end."""
+        # From the first report on: what came before is start-up, and no measure of an epoch.
+        if epoch_done and self._first_report is None:
+            self._first_report = time.monotonic()
         self._epochs_done += epoch_done
         if self._quiet:
             return
@@ -161,8 +164,8 @@ class Display:
         )
 
     def _remaining(self) -> str:
-        if not self._epochs_done:
-            return "time left: after the first epoch"
+        if self._first_report is None or self._epochs_done < 2:
+            return "time left: after the first epochs"
         plan = self._conductor.plan
         records = self._conductor.records()
         ended = [record for record in records if record.ended and not record.of]
@@ -170,7 +173,7 @@ class Display:
         length = (sum(len(record.curve) for record in ended) / len(ended)) if len(ended) > 3 else plan.rungs.max_epochs
         total = sum(stage.trials for stage in plan.stages) * length + plan.confirmations * plan.rungs.max_epochs
         left = max(0.0, total - self._epochs_before - self._epochs_done)
-        per_epoch = (time.monotonic() - self._started) / self._epochs_done
+        per_epoch = (time.monotonic() - self._first_report) / (self._epochs_done - 1)
         minutes = left * per_epoch / 60
         return "time left: under a minute" if minutes < 1 else f"time left: about {minutes:.0f} min"
 

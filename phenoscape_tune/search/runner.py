@@ -33,6 +33,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.data.parts import Parts, data_key, open_parts
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
@@ -83,6 +84,19 @@ def check_on_worker(config: TrainConfig, gpus: float) -> None:
         raise
 
 
+# Of this process: finding and checking 100,000 files again would take seconds a trial.
+_opened: dict[tuple[object, ...], Parts] = {}
+
+
+def _images(config: TrainConfig) -> Parts:
+    """The images of a search, opened once a process; they do not change while it runs."""
+    key = data_key(config)
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = open_parts(config)
+    return _opened[key]
+
+
 def run_trial(task: dict[str, Any]) -> None:
     """Train one trial and report each epoch to Tune; runs in a Ray actor."""
     import torch
@@ -100,7 +114,7 @@ def run_trial(task: dict[str, Any]) -> None:
         hparams=task["hparams"],
     )
     try:
-        launch(config, tune.report, options)
+        launch(config, tune.report, options, _images(config))
     except (Diverged, UserError) as error:
         tune.report({ENDED: FAILED, "reason": str(error)})
     except Exception as error:

@@ -17,11 +17,17 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.data.parts import Parts
 from phenoscape_tune.training.device import default_device
 from phenoscape_tune.training.loop import Row, RunOptions, train_simclr
 
 
-def launch(config: TrainConfig, report: Callable[[Row], None], options: RunOptions | None = None) -> list[Row]:
+def launch(
+    config: TrainConfig,
+    report: Callable[[Row], None],
+    options: RunOptions | None = None,
+    parts: Parts | None = None,
+) -> list[Row]:
     """Train on one device, in this process (Ray Train's local mode: no worker group, no start-up).
 
     Args and returns as `train_simclr`.
@@ -33,7 +39,7 @@ def launch(config: TrainConfig, report: Callable[[Row], None], options: RunOptio
         device = default_device(config)
         if device.type == "cuda":
             device = get_device()  # the one that Ray reserved
-        rows.extend(train_simclr(config, report, options, device))
+        rows.extend(train_simclr(config, report, options, device, parts))
 
     # It would announce local mode at every trial.
     logging.getLogger("ray.train").setLevel(logging.WARNING)

@@ -84,15 +84,18 @@ def train_simclr(
     report: Callable[[Row], None],
     options: RunOptions | None = None,
     device: torch.device | None = None,
+    parts: Parts | None = None,
 ) -> list[Row]:
     """Train, and report one row an epoch: epoch, train_loss, val_loss, lr, images_per_second, seconds, and where there
     are labels objective and objective_error (kNN balanced accuracy on the validation part).
+
+    `parts` are the configuration's images, where the caller has opened them already.
 
     Returns all rows. Raises Diverged where the loss becomes non-finite, UserError where the configuration does not fit
     the data. `report` may raise to stop the run.
     """
     options = options or RunOptions()
-    run = start_run(config, device or default_device(config), options)
+    run = start_run(config, device or default_device(config), options, parts or open_parts(config))
     with open_monitor(run.folder, options.hparams, run.epoch) as monitor:
         describe(run)
         for row in run.history[options.reported_epochs :]:
@@ -115,11 +118,10 @@ def train_simclr(
     return run.history
 
 
-def start_run(config: TrainConfig, device: torch.device, options: RunOptions) -> Run:
+def start_run(config: TrainConfig, device: torch.device, options: RunOptions, parts: Parts) -> Run:
     """Folder, data, network and optimiser; new, or as a checkpoint left them."""
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(config.deterministic)
-    parts = open_parts(config)
     mean, std = channel_statistics(parts)
     encoder = build_encoder(config, parts.channels, mean, std).to(device).to(memory_format=torch.channels_last)
     run = Run(
