@@ -40,7 +40,7 @@ def test_input_is_normalised_by_the_given_statistics(tiny: Tiny) -> None:
 
 def test_a_constant_channel_does_not_divide_by_zero(tiny: Tiny) -> None:
     encoder = build_encoder(tiny(), 3, MEAN, [0.0, 0.1, 0.1]).eval()
-    assert torch.isfinite(encoder.features(torch.rand(1, 3, 16, 16))).all()
+    assert torch.isfinite(encoder.features(torch.rand(1, 3, 32, 32))).all()
 
 
 def test_the_small_stem_keeps_the_resolution_and_auto_takes_it_up_to_64_px(tiny: Tiny) -> None:
@@ -62,7 +62,7 @@ def test_a_small_stem_on_a_backbone_without_one_is_refused(tiny: Tiny) -> None:
 
 
 def test_any_number_of_channels(tiny: Tiny) -> None:
-    h, _ = build(tiny(), channels=7)(torch.rand(2, 7, 16, 16))
+    h, _ = build(tiny(), channels=7)(torch.rand(2, 7, 32, 32))
     assert h.shape[0] == 2
 
 

@@ -97,6 +97,7 @@ def train_simclr(
     options = options or RunOptions()
     run = start_run(config, device or default_device(config), options, parts or open_parts(config))
     with open_monitor(run.folder, options.hparams, run.epoch) as monitor:
+        run.dtype = autocast_dtype(config, run.device, run.encoder, run.parts.channels)
         describe(run)
         for row in run.history[options.reported_epochs :]:
             report(row)
@@ -133,7 +134,7 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         encoder=encoder,
         optimizer=build_optimizer(config, encoder),
         two_views=TwoViews(**config.transforms.model_dump()),
-        dtype=autocast_dtype(config, device),
+        dtype=None,
     )
     run.folder.mkdir(parents=True, exist_ok=True)
     save_config(config, run.folder / "config.yaml")
@@ -223,10 +224,13 @@ def train_epoch(run: Run, monitor: Monitor) -> float:
 
 
 def _clip(run: Run, wanted: bool) -> Tensor | float:
+    """Clip the gradient where the configuration asks for it; returns its norm before, where that is wanted."""
     limit = run.config.gradient_clip
-    if limit is None and not wanted:
+    if limit is not None:
+        return torch.nn.utils.clip_grad_norm_(run.encoder.parameters(), limit)
+    if not wanted:
         return 0.0
-    return torch.nn.utils.clip_grad_norm_(run.encoder.parameters(), limit or math.inf)
+    return torch.nn.utils.get_total_norm([p.grad for p in run.encoder.parameters() if p.grad is not None])
 
 
 @torch.no_grad()

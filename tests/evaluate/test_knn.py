@@ -30,7 +30,9 @@ def test_equals_the_vote_one_query_at_a_time(seed: int, k: int) -> None:
 
 def test_k_is_capped_below_the_smallest_class() -> None:
     # Two images of the rare class among a hundred: with k=20 it could hardly win a vote even at its own place.
-    bank = torch.cat([torch.randn(98, 4) * 0.01 + torch.tensor([1.0, 0.2, 0, 0]), torch.tensor([[1.0, 0.25, 0, 0]] * 2)])
+    bank = torch.cat(
+        [torch.randn(98, 4) * 0.01 + torch.tensor([1.0, 0.2, 0, 0]), torch.tensor([[1.0, 0.25, 0, 0]] * 2)]
+    )
     labels = torch.tensor([0] * 98 + [1] * 2)
     assert knn.predict(bank, labels, torch.tensor([[1.0, 0.25, 0, 0]])).tolist() == [1]
 

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from phenoscape_tune.config import TrainConfig, load_config
+from phenoscape_tune.data.parts import open_parts
+from phenoscape_tune.training import checkpoint
+from phenoscape_tune.training.loop import Diverged, RunOptions, channel_statistics, train_simclr
+
+pytestmark = pytest.mark.slow  # real training
+
+Tiny = Callable[..., TrainConfig]
+CPU = torch.device("cpu")
+
+
+class Stop(Exception):
+    pass
+
+
+def train(config: TrainConfig, options: RunOptions | None = None) -> list[dict[str, Any]]:
+    return train_simclr(config, lambda row: None, options, CPU)
+
+
+def stop_after(epoch: int) -> Callable[[dict[str, Any]], None]:
+    def report(row: dict[str, Any]) -> None:
+        if row["epoch"] == epoch:
+            raise Stop
+
+    return report
+
+
+def test_a_run_leaves_its_folder_and_reports_every_epoch(tiny: Tiny) -> None:
+    config = tiny(log_every_n_steps=2)
+    rows: list[dict[str, Any]] = []
+    train_simclr(config, rows.append, device=CPU)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    measured = ("train_loss", "val_loss", "objective", "objective_error", "lr", "images_per_second", "seconds")
+    for row in rows:
+        assert all(np.isfinite(row[key]) for key in measured)
+    folder = Path(config.out_dir)
+    assert load_config(str(folder / "config.yaml")) == config
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    log = (folder / "logs" / "training.log").read_text()
+    assert "72 images" in log
+    assert "3 class sub-folders" in log
+    assert "epoch 2/2" in log
+    assert "gradient_norm" in log
+    assert "pin_memory" in log
+    assert list((folder / "logs" / "tensorboard").glob("events*"))
+
+
+def test_the_loss_falls(tiny: Tiny) -> None:
+    rows = train(tiny(max_epochs=8, batch_size=16, lr=0.003))
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"] - 0.1
+
+
+def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(tiny: Tiny, tmp_path: Path) -> None:
+    unbroken = tiny(max_epochs=4, out_dir=str(tmp_path / "a"), precision=32)
+    broken = tiny(max_epochs=4, out_dir=str(tmp_path / "b"), precision=32)
+    whole = train(unbroken)
+    with pytest.raises(Stop):
+        train_simclr(broken, stop_after(2), device=CPU)
+    last = tmp_path / "b" / "checkpoints" / "last.ckpt"
+    rows = train(broken, RunOptions(resume=last))
+    for key in ("train_loss", "val_loss", "objective", "lr"):
+        assert [row[key] for row in rows] == [row[key] for row in whole]
+    a, b = (checkpoint.load(tmp_path / run / "checkpoints" / "last.ckpt") for run in "ab")
+    assert all(torch.equal(a.model[key], b.model[key]) for key in a.model)
+
+
+def test_a_resumed_run_reports_again_what_was_not_reported(tiny: Tiny) -> None:
+    config = tiny(max_epochs=4)
+    with pytest.raises(Stop):
+        train_simclr(config, stop_after(3), device=CPU)
+    epochs: list[int] = []
+    last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
+    options = RunOptions(resume=last, reported_epochs=1)
+    train_simclr(config, lambda row: epochs.append(row["epoch"]), options, CPU)
+    assert epochs == [2, 3, 4]
+
+
+def test_a_non_finite_loss_ends_the_run_at_once(tiny: Tiny) -> None:
+    with pytest.raises(Diverged) as caught:
+        train(tiny(optimizer="sgd", lr=1e30, warmup_epochs=0, precision=32, max_epochs=5))
+    assert caught.value.epoch == 1
+    assert str(caught.value) == "diverged at epoch 1"
+
+
+def test_the_test_part_is_measured_in_the_last_epoch_of_a_confirmation_only(tiny: Tiny) -> None:
+    config = tiny()
+    rows = train(config, RunOptions(test=True))
+    assert "test_objective" not in rows[0]
+    assert 0 <= rows[1]["test_objective"] <= 1
+    parts = open_parts(config)
+    lines = (Path(config.out_dir) / "test_predictions.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(parts.split.test)
+    test_names = {parts.packed.specimens.names[i] for i in parts.split.test}
+    assert {line.split(",")[0] for line in lines[1:]} == test_names
+
+
+def test_without_labels_there_is_a_loss_and_no_objective(tiny: Tiny, birds: Path) -> None:
+    rows = train(tiny(data_dir=str(birds / "crow"), max_epochs=1))
+    assert "val_loss" in rows[0]
+    assert "objective" not in rows[0]
+
+
+def test_each_seed_trains_another_network_on_the_same_parts(tiny: Tiny, tmp_path: Path) -> None:
+    a = train(tiny(seed=1, out_dir=str(tmp_path / "1"), max_epochs=1))
+    b = train(tiny(seed=2, out_dir=str(tmp_path / "2"), max_epochs=1))
+    again = train(tiny(seed=1, out_dir=str(tmp_path / "3"), max_epochs=1))
+    assert a[0]["train_loss"] != b[0]["train_loss"]
+    assert a[0]["train_loss"] == again[0]["train_loss"]
+    split = [open_parts(tiny(seed=seed)).split.val.tolist() for seed in (1, 2)]
+    assert split[0] == split[1]
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "sgd", "gradient_clip": 0.1}, {"precision": "bf16"}, {"T_max": 1}])
+def test_training_options_run(tiny: Tiny, changes: dict[str, Any]) -> None:
+    assert np.isfinite(train(tiny(max_epochs=1, deterministic=True, **changes))[0]["val_loss"])
+
+
+def test_channel_statistics_are_those_of_the_training_images(tiny: Tiny) -> None:
+    parts = open_parts(tiny())
+    pixels = parts.packed.images[parts.split.train].astype(np.float64) / 255
+    mean, std = channel_statistics(parts)
+    assert mean == pytest.approx(pixels.mean(axis=(0, 2, 3)))
+    assert std == pytest.approx(pixels.std(axis=(0, 2, 3)))
+
+
+def test_gradients_are_finite_at_a_size_where_the_network_runs_out_of_pixels(tiny: Tiny) -> None:
+    config = tiny(input_size=16, precision="bf16", gradient_clip=1.0, max_epochs=3)
+    assert np.isfinite([row["train_loss"] for row in train(config)]).all()
+    assert "precision: 32 instead of bf16" in (Path(config.out_dir) / "logs" / "training.log").read_text()

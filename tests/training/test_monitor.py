@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+
+from phenoscape_tune.training.monitor import LOGGER, Monitor, RunMonitor, open_monitor
+
+pytestmark = pytest.mark.slow  # torch's TensorBoard writer
+
+
+def read(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder / "logs" / "tensorboard"))
+    events.Reload()
+    return events
+
+
+def test_rows_become_scalars_and_lines(tmp_path: Path) -> None:
+    with open_monitor(tmp_path, None, 0) as monitor:
+        monitor.step(1, 50, 100, {"loss": 2.5})
+        monitor.epoch({"epoch": 1, "train_loss": 2.0, "objective": 0.5}, 10)
+        monitor.views(torch.rand(6, 3, 8, 8))
+    events = read(tmp_path)
+    assert [(s.step, s.value) for s in events.Scalars("objective")] == [(1, 0.5)]
+    assert [(s.step, s.value) for s in events.Scalars("step/loss")] == [(50, 2.5)]
+    image = events.Images("augmented views (a column an image)")[0]
+    assert (image.width, image.height) == (24, 16)
+    log = (tmp_path / "logs" / "training.log").read_text()
+    assert "epoch 1  step 50/100  loss 2.5" in log
+    assert "epoch 1/10  train_loss 2  objective 0.5" in log
+
+
+def test_hparams_are_on_disk_before_the_first_epoch_ends(tmp_path: Path) -> None:
+    monitor = RunMonitor(tmp_path, {"lr": 0.1, "backbone": "resnet18", "weights": None}, 0)
+    tag = metadata.SESSION_START_INFO_TAG
+    values = metadata.parse_session_start_info_plugin_data(
+        read(tmp_path).SummaryMetadata(tag).plugin_data.content
+    ).hparams
+    monitor.__exit__(None, None, None)
+    assert values["lr"].number_value == 0.1
+    assert values["backbone"].string_value == "resnet18"
+    assert values["weights"].string_value == "None"
+
+
+def test_a_closed_run_gets_no_lines_of_the_next_one(tmp_path: Path) -> None:
+    with open_monitor(tmp_path / "a", None, 0):
+        LOGGER.info("first")
+    with open_monitor(tmp_path / "b", None, 0):
+        logging.getLogger("phenoscape_tune.training.loop").info("second")
+    assert "second" not in (tmp_path / "a" / "logs" / "training.log").read_text()
+    assert "second" in (tmp_path / "b" / "logs" / "training.log").read_text()
+
+
+def test_a_resumed_run_leaves_no_seam(tmp_path: Path) -> None:
+    with open_monitor(tmp_path, None, 0) as monitor:
+        for epoch in (1, 2, 3):
+            monitor.epoch({"epoch": epoch, "objective": epoch / 10}, 5)
+    with open_monitor(tmp_path, None, 2) as monitor:
+        monitor.epoch({"epoch": 3, "objective": 0.9}, 5)
+    points = [(s.step, round(s.value, 3)) for s in read(tmp_path).Scalars("objective")]
+    assert points == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_ranks_that_do_not_write_have_a_monitor_with_the_same_methods(tmp_path: Path) -> None:
+    public = {name for name in vars(RunMonitor) if not name.startswith("_")}
+    assert public == {name for name in vars(Monitor) if not name.startswith("_")}
+    with Monitor() as silent:
+        silent.epoch({"epoch": 1}, 1)
+    assert not list(tmp_path.iterdir())
