@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,10 @@ def warn_of_advice(config: TrainConfig, quiet: bool) -> None:
         warn(advice(config))
 
 
-def prepare_folder(folder: Path, own_file: str, overwrite: bool, resume_hint: str) -> None:
-    """Make an output folder, or raise UserError: it exists, is not what would be overwritten, or cannot be written.
+def check_folder(folder: Path, own_file: str, overwrite: bool, resume_hint: str) -> None:
+    """Raise UserError where an output folder exists, is not what would be overwritten, or cannot be written.
+
+    Changes nothing, so that it can be asked before any work is done.
 
     Args:
         own_file: file by which a folder of this kind is known; nothing else is ever deleted.
@@ -78,19 +81,32 @@ def prepare_folder(folder: Path, own_file: str, overwrite: bool, resume_hint: st
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, not a folder; choose another output folder")
-    if folder.is_dir() and any(folder.iterdir()):
+    if _is_filled(folder):
         if not overwrite:
             raise UserError(f"{folder}: exists already; {resume_hint}, or --overwrite to start anew in its place")
         if not (folder / own_file).is_file():
             raise UserError(f"{folder}: holds no {own_file}, so it is not overwritten; choose another output folder")
+    nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        # Asking for permissions is not enough: a full or read-only disk grants them too.
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make an output folder that `check_folder` let pass, in the place of an earlier one."""
+    if _is_filled(folder):
         shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
+        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another output folder") from error
+
+
+def _is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def available_cpus() -> int:
@@ -104,4 +120,4 @@ def pack_progress(done: int, total: int) -> None:
         end = "\n" if done == total else ""
         print(f"\rpacking images {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
     elif done == total:
-        print(f"packed {total:,} images", file=sys.stderr, flush=True)
+        print(f"packed {total:,} image{'s' * (total != 1)}", file=sys.stderr, flush=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from phenoscape_tune.cli.common import (
     DONE,
     INTERRUPTED,
     OTHER_FAULT,
+    check_folder,
     check_supported,
     ensure_data,
     pack_progress,
@@ -61,10 +63,8 @@ def _train(argv: Sequence[str]) -> int:
     folder = Path(config.out_dir).expanduser().absolute()
     if resume is None:
         hint = f"go on with --resume {folder / 'checkpoints' / 'last.ckpt'}"
-        if folder.is_dir() and any(folder.iterdir()) and not args.overwrite:
-            raise UserError(f"{folder}: exists already; {hint}, or --overwrite to start anew in its place")
+        check_folder(folder, "config.yaml", args.overwrite, hint)
         config = ensure_data(config)
-        prepare_folder(folder, "config.yaml", args.overwrite, hint)
     config = config.model_copy(update={"out_dir": str(folder)})
     return _run(config, resume, args.quiet)
 
@@ -95,26 +95,28 @@ def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
 
 
 def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
-    if not quiet:
-        print("loading torch ...", file=sys.stderr, flush=True)
-        _log_to_console()
     from phenoscape_tune.data.parts import open_parts
 
+    folder = Path(config.out_dir)
     parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
+    if resume is None:
+        prepare_folder(folder)
+    if not quiet:
+        print("loading torch ...", file=sys.stderr, flush=True)
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.loop import Diverged, RunOptions
 
-    folder = Path(config.out_dir)
     last = folder / "checkpoints" / "last.ckpt"
     try:
-        rows = launch(config, lambda row: None, RunOptions(resume=resume, reported_epochs=config.max_epochs), parts)
+        with _log_on_console(quiet):
+            rows = launch(config, lambda row: None, RunOptions(resume=resume, reported_epochs=config.max_epochs), parts)
     except Diverged as error:
-        print(
-            f"error: {error}: the loss is no longer a number; try a smaller lr (it was {config.lr:g})", file=sys.stderr
-        )
+        advice = f"the loss is no longer a number; try a smaller lr (it was {config.lr:g})"
+        print(f"error: {error}: {advice}", file=sys.stderr)
         return OTHER_FAULT
     except KeyboardInterrupt:
-        print(f"\ninterrupted; go on with:\n  python scripts/train.py --resume {last}", file=sys.stderr)
+        again = f"go on with:\n  python scripts/train.py --resume {last}" if last.is_file() else "no epoch was finished"
+        print(f"\ninterrupted; {again}", file=sys.stderr)
         return INTERRUPTED
     final = rows[-1]
     accuracy = f", kNN balanced accuracy {final['objective']:.3f}" if "objective" in final else ""
@@ -123,10 +125,18 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     return DONE
 
 
-def _log_to_console() -> None:
+@contextmanager
+def _log_on_console(quiet: bool) -> Iterator[None]:
+    """Show what goes to training.log on standard output too."""
+    logger = logging.getLogger("phenoscape_tune")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.getLogger("phenoscape_tune").addHandler(handler)
+    if not quiet:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 if __name__ == "__main__":

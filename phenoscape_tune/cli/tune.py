@@ -15,6 +15,7 @@ from phenoscape_tune.cli.common import (
     INTERRUPTED,
     OTHER_FAULT,
     available_cpus,
+    check_folder,
     check_supported,
     ensure_data,
     pack_progress,
@@ -100,12 +101,12 @@ def _tune(argv: Sequence[str]) -> int:
     check_supported(base, args.config or "command line")
     warn_of_advice(base, args.quiet)
     if not args.resume:
-        _refuse_existing(folder, args)
+        check_folder(folder, SEARCH_FILE, args.overwrite, f"go on with it by '{_resume_command(folder)}'")
     base = ensure_data(base)
     plan = make_plan(space, base, max_epochs, folder)
     parts = _check_data(plan, args.quiet)
     if not args.resume:
-        prepare_folder(folder, SEARCH_FILE, args.overwrite, _resume_hint(folder))
+        prepare_folder(folder)
         _write_search(plan, max_epochs)
     return _run(args, plan, parts)
 
@@ -337,19 +338,9 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _refuse_existing(folder: Path, args: argparse.Namespace) -> None:
-    """Before anything is packed: an existing folder needs --overwrite."""
-    if folder.is_dir() and any(folder.iterdir()) and not args.overwrite:
-        raise UserError(f"{folder}: exists already; {_resume_hint(folder)}, or --overwrite to start anew in its place")
-
-
 def _resume_command(folder: Path) -> str:
     shown = f"'{folder}'" if " " in str(folder) else str(folder)
     return f"python scripts/tune.py --resume --out {shown}"
-
-
-def _resume_hint(folder: Path) -> str:
-    return f"go on with it by '{_resume_command(folder)}'"
 
 
 if __name__ == "__main__":

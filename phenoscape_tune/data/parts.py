@@ -82,8 +82,8 @@ def open_parts(
     total, train = len(packed.images), len(split.train)
     if not len(split.val) or train < 2:
         raise UserError(
-            f"data_dir: {config.data_dir}: {total} image{'s' * (total != 1)} give {train} for training and "
-            f"{len(split.val)} for validation; more images are needed (a few dozen at least)"
+            f"data_dir: {config.data_dir}: {total} image{'s are' if total != 1 else ' is'} too few: {train} for training "
+            f"and {len(split.val)} for validation; more images are needed (a few dozen at least)"
         )
     if config.batch_size > train:
         raise UserError(

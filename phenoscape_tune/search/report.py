@@ -24,6 +24,8 @@ from phenoscape_tune.yaml_file import dump_mapping
 
 INTERRUPTED = "interrupted"
 CHEAPER = 0.9  # a configuration is called cheaper below this share of the other's training time
+# Keys that change what an epoch costs; without a difference in these, a difference in seconds is the machine's noise.
+COST_KEYS = {"batch_size", "backbone", "input_size", "transforms.input_size", "stem", "projection_dim", "precision"}
 
 COLUMNS = ("rank", "trial", "stage", "status", "epochs", "objective", "objective_sd", "seconds", "gpu_hours", "reason")
 
@@ -105,9 +107,10 @@ def _judge(candidate: Standing, base: Standing, gain: Gain | None) -> tuple[Stan
             base,
             f"no gain: the best of the search is worse than the defaults, {shown}; best.yaml keeps the defaults",
         )
-    if base.seconds < CHEAPER * candidate.seconds:
+    costs_differ = bool(COST_KEYS & set(candidate.record.values))
+    if costs_differ and base.seconds < CHEAPER * candidate.seconds:
         return base, f"no clear gain over the defaults: {shown}; best.yaml keeps the defaults, which are cheaper"
-    if candidate.seconds < CHEAPER * base.seconds:
+    if costs_differ and candidate.seconds < CHEAPER * base.seconds:
         return candidate, f"no clear gain over the defaults: {shown}; best.yaml takes the winner, which is cheaper"
     if gain.value <= 0:
         return base, f"no clear gain over the defaults: {shown}; both cost the same, best.yaml keeps the defaults"

@@ -44,7 +44,9 @@ ENDED = "ended"  # key of a trial's last words
 
 
 def start_ray(cpus: int, verbose: bool) -> None:
-    """Start Ray on this machine, without a dashboard; what it says is shown only where `verbose`."""
+    """Start Ray on this machine, without a dashboard, unless it runs; what it says is shown only where `verbose`."""
+    if ray.is_initialized():
+        return
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
     ray.init(

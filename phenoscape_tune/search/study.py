@@ -90,13 +90,13 @@ class Study:
         """Open or make the study of a stage; a new one is told the last winner, which is not run again."""
         ranges = {key: self._parameters[key] for key in stage.keys}
         sampler = StageSampler(ranges, stage.trials, derive_seed(self._seed, stage.name))
-        study = optuna.create_study(
-            storage=self._storage,
-            study_name=stage.study_name,
-            direction="maximize",
-            sampler=sampler,
-            load_if_exists=True,
-        )
+        # `load_if_exists` would write to the journal of a finished search.
+        if stage.study_name in optuna.get_all_study_names(self._storage):
+            study = optuna.load_study(study_name=stage.study_name, storage=self._storage, sampler=sampler)
+        else:
+            study = optuna.create_study(
+                study_name=stage.study_name, storage=self._storage, sampler=sampler, direction="maximize"
+            )
         self._studies[stage.name], self._samplers[stage.name] = study, sampler
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if "name" not in trial.user_attrs:

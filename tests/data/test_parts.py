@@ -31,7 +31,7 @@ def test_a_batch_larger_than_the_training_part_names_both_numbers(tiny: Tiny) ->
 def test_one_image_is_too_few(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "one" / "a.png")
-    with pytest.raises(UserError, match="1 image give"):
+    with pytest.raises(UserError, match="1 image is too few"):
         open_parts(tiny(data_dir=str(tmp_path / "one")))
 
 

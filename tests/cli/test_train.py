@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from phenoscape_tune.cli import train
+from phenoscape_tune.config import load_config
+
+TINY = [
+    *("backbone=test_resnet.r160_in1k", "input_size=32", "stem=standard", "batch_size=8", "projection_dim=16"),
+    *("num_workers=1", "accelerator=cpu", "max_epochs=2"),
+]
+
+
+def run(*arguments: object) -> int:
+    return train.main([str(argument) for argument in arguments])
+
+
+def test_the_dry_run_prints_a_configuration_that_loads_to_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run("--dry-run", "data_dir=somewhere", "lr=1e-4", "transforms.cj_strength=0.8") == 0
+    path = tmp_path / "printed.yaml"
+    path.write_text(capsys.readouterr().out)
+    config = load_config(str(path))
+    assert (config.lr, config.transforms.cj_strength, config.data_dir) == (1e-4, 0.8, "somewhere")
+
+
+def test_a_wrong_key_is_one_message_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--dry-run", "lr=abc", "temprature=1") == 2
+    error = capsys.readouterr().err
+    assert "lr: 'abc'" in error
+    assert "did you mean 'temperature'" in error
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    script = (
+        "import sys; sys.argv = ['train.py', '--help']\n"
+        "from phenoscape_tune.cli.train import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'ray', 'timm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_train_resume_and_refuse(birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    arguments = (f"data_dir={birds}", f"out_dir={folder}", *TINY)
+    assert run(*arguments) == 0
+    printed = capsys.readouterr().out
+    assert "epoch 2/2" in printed
+    assert f"tensorboard --logdir {folder}" in printed
+
+    assert run(*arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+
+    last = folder / "checkpoints" / "last.ckpt"
+    assert run("--resume", last, "max_epochs=3") == 0
+    printed = capsys.readouterr().out
+    assert "goes on after epoch 2" in printed
+    assert "epoch 3/3" in printed
+
+    other = tmp_path / "other.yaml"
+    other.write_text("lr: 0.5\n")
+    assert run("--config", other, "--resume", last) == 2
+    assert "lr: was 0.001, is 0.5" in capsys.readouterr().err
+    assert run("--resume", tmp_path / "none.ckpt") == 2
+
+    assert run(*arguments, "--overwrite") == 0
+    assert load_config(str(folder / "config.yaml")).max_epochs == 2
+
+
+@pytest.mark.slow
+def test_a_diverged_run_ends_with_advice(birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (f"data_dir={birds}", f"out_dir={tmp_path / 'run'}", *TINY, "optimizer=sgd", "lr=1e30")
+    assert run(*arguments) == 1
+    assert "diverged at epoch 1" in capsys.readouterr().err

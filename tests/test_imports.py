@@ -1,0 +1,80 @@
+"""The house: imports point downwards, and Ray stands in two rooms only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "phenoscape_tune"
+
+# From the ground up; a module imports from lower floors, and within its own folder.
+FLOORS = [
+    {"errors", "files"},
+    {"yaml_file"},
+    {"config"},
+    {"ranks"},
+    {"data"},
+    {"augment", "model", "nt_xent"},
+    {"evaluate"},
+    {"training"},
+    {"search"},
+    {"cli"},
+    {""},  # the package itself
+]
+RAY = {"training/launch.py", "search/runner.py"}
+
+
+def floor(module: str) -> int:
+    room = module.removeprefix("phenoscape_tune").lstrip(".").split(".")[0]
+    return next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found += (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "phenoscape_tune"
+                else [node.module]
+            )
+    return found
+
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path: Path) -> None:
+    own = str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".").removesuffix("__init__")
+    for name in imports(path):
+        if name.startswith("phenoscape_tune"):
+            assert floor(name) <= floor(own), f"{path} imports {name}, which stands above it"
+            if floor(name) == floor(own):
+                assert name.split(".")[1:2] == own.split(".")[:1] or len(FLOORS[floor(own)]) == 1
+
+
+def test_every_room_has_a_floor() -> None:
+    for path in MODULES:
+        floor(str(path.relative_to(PACKAGE).with_suffix("")).replace("/", ".").removesuffix("__init__"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_ray_is_imported_in_two_rooms_only(path: Path) -> None:
+    uses = [name for name in imports(path) if name == "ray" or name.startswith("ray.")]
+    assert bool(uses) <= (str(path.relative_to(PACKAGE)) in RAY)
+
+
+def test_every_test_file_has_its_counterpart() -> None:
+    alone = {"test_imports", "test_shipped", "test_docs"}
+    for path in Path(__file__).parent.rglob("test_*.py"):
+        if path.stem not in alone:
+            counterpart = (
+                PACKAGE / path.relative_to(Path(__file__).parent).parent / f"{path.stem.removeprefix('test_')}.py"
+            )
+            assert counterpart.exists(), f"{path} tests nothing of that name"
