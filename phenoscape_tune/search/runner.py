@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ os.environ.update(
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         # A trial that closes slowly after an early stop would otherwise lose its slot for good (2 s by default).
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",
+        # A trial that ends without a result reports why, and has no objective to report.
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     }
@@ -241,18 +244,27 @@ class _Interrupt(_NotSaved, tune.Callback):
         signal.signal(signal.SIGTERM, interrupt)
 
 
-def run_search(conductor: Conductor, display: Display, concurrent: int, cpus: int, gpus: float, verbose: bool) -> bool:
+def run_search(
+    conductor: Conductor,
+    display: Display,
+    concurrent: int,
+    cpus: int,
+    gpus: float,
+    verbose: bool = False,
+    trial: Callable[[dict[str, Any]], None] = run_trial,
+) -> bool:
     """Run a search to its end. Returns False where it was interrupted; everything reported is in the study then.
 
     Args:
         concurrent: trials side by side.
         cpus, gpus: what each trial reserves; its threads are as many as its CPUs.
+        trial: runs one task in a Ray actor.
     """
     reports = _Reports(conductor, display)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory(prefix="phenoscape_tune-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(run_trial, {"cpu": cpus, "gpu": gpus}),
+            tune.with_resources(trial, {"cpu": cpus, "gpu": gpus}),
             tune_config=tune.TuneConfig(
                 search_alg=_Suggestions(conductor, concurrent, cpus),
                 scheduler=reports,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
 
 # Read by Ray when it is first imported.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -28,26 +27,31 @@ def launch(
     options: RunOptions | None = None,
     parts: Parts | None = None,
 ) -> list[Row]:
-    """Train on one device, in this process (Ray Train's local mode: no worker group, no start-up).
+    """Train on one device, in this process.
 
     Args and returns as `train_simclr`.
     """
 
     rows: list[Row] = []
 
-    def train_loop(_: dict[str, Any]) -> None:
+    def train() -> None:
         device = default_device(config)
         if device.type == "cuda":
             device = get_device()  # the one that Ray reserved
         rows.extend(train_simclr(config, report, options, device, parts))
 
+    run_in_process(train, config.out_dir)
+    return rows
+
+
+def run_in_process(train: Callable[[], None], name: str) -> None:
+    """Run a training function as a TorchTrainer in this process (Ray Train's local mode: no workers to start)."""
     # It would announce local mode at every trial.
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     trainer = TorchTrainer(
-        train_loop,
+        lambda _: train(),
         train_loop_config={},
         scaling_config=ScalingConfig(num_workers=0),
-        run_config=RunConfig(name=config.out_dir.replace(os.sep, "_")),
+        run_config=RunConfig(name=name.replace(os.sep, "_")),
     )
     trainer.fit()
-    return rows
