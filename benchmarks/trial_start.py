@@ -87,12 +87,12 @@ def measure_nested(trials: int, deadline: float) -> dict[str, Any]:
             ray.train.report({"epoch": epoch, "told": time.time()})
 
     def nested(config: dict[str, Any]) -> None:
+        callbacks: list[Any] = [TuneReportCallback()]
         TorchTrainer(
             worker,
             scaling_config=ScalingConfig(num_workers=1),
-            run_config=RunConfig(name=f"nested-{config['i']}", storage_path=config["folder"],
-                                 callbacks=[TuneReportCallback()]),
-        ).fit()  # fmt: skip
+            run_config=RunConfig(name=f"nested-{config['i']}", storage_path=config["folder"], callbacks=callbacks),
+        ).fit()
 
     handed_out: dict[str, float] = {}
     first_report: dict[str, float] = {}
@@ -141,13 +141,13 @@ def main() -> None:
 
     start_ray(2, verbose=False)
     ours = measure_ours(args.trials)
-    print(f"ours:   {ours['trials']} trials in {ours['wall_s']:.1f} s; the first started in {ours['first_start_s']:.2f} s, "
-          f"the others in {statistics.median(ours['starts_s']):.3f} s "
+    print(f"ours:   {ours['trials']} trials in {ours['wall_s']:.1f} s; the first started in "
+          f"{ours['first_start_s']:.2f} s, the others in {statistics.median(ours['starts_s']):.3f} s "
           f"({min(ours['starts_s']):.3f} to {max(ours['starts_s']):.3f})", flush=True)  # fmt: skip
     nested = measure_nested(args.nested, args.deadline)
     state = "finished" if nested["finished"] else f"not finished after {args.deadline:.0f} s"
     result = {
-        "date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "processor": platform.processor() or platform.machine(),
+        "date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "processor": platform.machine(),
         "load_average": os.getloadavg(), "ours": ours, "nested": nested, "versions": versions(),
     }  # fmt: skip
     if nested["starts_s"]:

@@ -81,9 +81,10 @@ def open_parts(
     split = split_specimens(packed.specimens, config.val_fraction, config.test_fraction, config.split_seed)
     total, train = len(packed.images), len(split.train)
     if not len(split.val) or train < 2:
+        few = f"{total} image{'s are' if total != 1 else ' is'} too few"
         raise UserError(
-            f"data_dir: {config.data_dir}: {total} image{'s are' if total != 1 else ' is'} too few: {train} for training "
-            f"and {len(split.val)} for validation; more images are needed (a few dozen at least)"
+            f"data_dir: {config.data_dir}: {few}: {train} for training and {len(split.val)} for validation; "
+            "a few dozen at least are needed"
         )
     if config.batch_size > train:
         raise UserError(

@@ -13,7 +13,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from phenoscape_tune.search.conductor import Plan
 
-METRICS = {"objective": "objective", "val_loss": "validation loss", "train_loss": "training loss"}
+METRICS = {"objective_mean": "objective", "val_loss": "validation loss", "train_loss": "training loss"}
 
 
 def write_experiment(plan: Plan) -> None:

@@ -20,7 +20,7 @@ from phenoscape_tune.augment import TwoViews, plain_view
 from phenoscape_tune.config import TrainConfig, save_config
 from phenoscape_tune.data.batches import Batches
 from phenoscape_tune.data.parts import Parts, open_parts
-from phenoscape_tune.evaluate.objective import knn_score
+from phenoscape_tune.evaluate.objective import knn_score, trial_objective
 from phenoscape_tune.model import Encoder, build_encoder
 from phenoscape_tune.nt_xent import nt_xent
 from phenoscape_tune.training import checkpoint
@@ -87,7 +87,8 @@ def train_simclr(
     parts: Parts | None = None,
 ) -> list[Row]:
     """Train, and report one row an epoch: epoch, train_loss, val_loss, lr, images_per_second, seconds, and where there
-    are labels objective and objective_error (kNN balanced accuracy on the validation part).
+    are labels objective and objective_error (kNN balanced accuracy on the validation part, and its standard error) and
+    objective_mean (of the last three epochs: what a search compares).
 
     `parts` are the configuration's images, where the caller has opened them already.
 
@@ -109,6 +110,8 @@ def train_simclr(
             row = {"epoch": run.epoch, "train_loss": train_loss, **validate(run)}
             if options.test and run.epoch == config.max_epochs:
                 row |= test(run)
+            if "objective" in row:
+                row["objective_mean"] = trial_objective([r["objective"] for r in (*run.history, row)])
             row["lr"] = run.optimizer.param_groups[0]["lr"]
             row["images_per_second"] = run.batches.steps(run.parts.split.train) * config.batch_size / trained
             row["seconds"] = time.perf_counter() - started

@@ -161,7 +161,7 @@ def test_tensorboard_shows_every_trial_with_its_values(search: tuple[Path, str, 
         assert hparams["lr"] == pytest.approx(float(listed[trial]["lr"]))
         assert hparams["temperature"] == pytest.approx(float(listed[trial]["temperature"]))
         assert hparams["stage"] == listed[trial]["stage"]
-        assert 0 <= metrics["objective"] <= 1
+        assert metrics["objective_mean"] == pytest.approx(float(listed[trial]["objective"]), abs=1e-4)
 
 
 def _wait_for_session_groups(port: int, count: int) -> list[dict[str, Any]]:

@@ -1,0 +1,191 @@
+import math
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from phenoscape_tune.search.priority import Stage
+from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution, spread_points
+from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.study import COMPLETED, Study
+
+LR = Parameter(type="loguniform", low=1e-5, high=1e-1)
+TEMPERATURE = Parameter(type="uniform", low=0.05, high=0.5)
+BATCH = Parameter(type="choice", values=[16, 32, 64, 128])
+
+
+# The first points
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 12])
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_each_stratum_of_a_continuous_range_is_hit_once(count: int, seed: int) -> None:
+    points = spread_points({"lr": LR, "temperature": TEMPERATURE}, count, seed)
+    shares = {
+        "lr": [math.log(point["lr"] / 1e-5) / math.log(1e4) for point in points],
+        "temperature": [(point["temperature"] - 0.05) / 0.45 for point in points],
+    }
+    for key, values in shares.items():
+        assert sorted(int(share * count) for share in values) == list(range(count)), key
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_each_value_of_a_grid_is_hit_equally_often(seed: int) -> None:
+    grids = {
+        "choice": (BATCH, [16, 32, 64, 128]),
+        "int": (Parameter(type="int", low=3, high=6), [3, 4, 5, 6]),
+        "stepped int": (Parameter(type="int", low=10, high=44, step=10), [10, 20, 30, 40]),
+        "stepped": (Parameter(type="uniform", low=0.1, high=0.4, step=0.1), [0.1, 0.2, 0.3, 0.4]),
+    }
+    points = spread_points({key: parameter for key, (parameter, _) in grids.items()}, 8, seed)
+    for key, (_, values) in grids.items():
+        counted = Counter(round(point[key], 9) for point in points)
+        assert counted == dict.fromkeys(values, 2), key
+    assert all(type(point["int"]) is type(point["stepped int"]) is int for point in points)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_whole_numbers_are_spread_evenly_in_the_logarithm(seed: int) -> None:
+    points = spread_points({"n": Parameter(type="logint", low=2, high=512)}, 8, seed)
+    values = sorted(point["n"] for point in points)
+    assert all(type(value) is int for value in values)
+    edges = np.exp(np.linspace(math.log(1.5), math.log(512.5), 9))
+    assert all(math.floor(low) <= v <= math.ceil(high) for v, low, high in zip(values, edges, edges[1:], strict=False))
+
+
+def test_the_first_points_follow_from_the_seed() -> None:
+    parameters = {"lr": LR, "batch_size": BATCH}
+    assert spread_points(parameters, 6, 1) == spread_points(parameters, 6, 1)
+    assert spread_points(parameters, 6, 1) != spread_points(parameters, 6, 2)
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> Parameter:
+    kind = draw(st.sampled_from(["uniform", "loguniform", "int", "logint", "choice"]))
+    if kind == "choice":
+        values = draw(st.lists(st.integers(-9, 9) | st.sampled_from(["a", "b", None, 0.5]), min_size=1, unique=True))
+        return Parameter(type="choice", values=values)
+    if kind in ("int", "logint"):
+        low = draw(st.integers(1 if kind == "logint" else -50, 1000))
+        high = low + draw(st.integers(1, 2000))
+        step = draw(st.none() | st.integers(1, high - low)) if kind == "int" else None
+        return Parameter(type=kind, low=low, high=high, step=step)
+    low = draw(st.floats(1e-7, 1) if kind == "loguniform" else st.floats(-10, 10))
+    high = low + draw(st.floats(1e-6, 100))
+    assume(high > low)
+    step = draw(st.none() | st.floats(0.05, 1).map(lambda share: share * (high - low))) if kind == "uniform" else None
+    return Parameter(type=kind, low=low, high=high, step=step)
+
+
+def suggest(parameters: dict[str, Parameter], trials: int, seed: int, values: list[float]) -> list[dict[str, Any]]:
+    """The suggestions of a stage whose trials end with `values` in turn."""
+    sampler = StageSampler(parameters, trials, seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    points = []
+    for number in range(trials):
+        sampler.begin(number)
+        trial = study.ask({key: distribution(parameter) for key, parameter in parameters.items()})
+        points.append(trial.params)
+        study.tell(trial, values[number % len(values)])
+    return points
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abc"), ranges(), min_size=1),
+    st.integers(1, 7),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.floats(0, 1), min_size=3, max_size=5),
+)
+def test_every_suggestion_lies_in_its_range_and_on_its_grid(
+    parameters: dict[str, Parameter], trials: int, seed: int, values: list[float]
+) -> None:
+    with warnings.catch_warnings():
+        # A step that does not divide the range: Optuna says that it lowers the upper bound.
+        warnings.simplefilter("ignore")
+        points = suggest(parameters, trials, seed, values)
+    for point in points:
+        assert point.keys() == parameters.keys()
+        for key, parameter in parameters.items():
+            assert parameter.contains(point[key]), (key, parameter, point[key])
+
+
+# Which sampler, and with which seed
+
+
+def stage_of(trials: int) -> Stage:
+    return Stage(1, "lr", ("lr", "temperature"), trials)
+
+
+def open_study(path: Path, stage: Stage, seed: int = 0) -> Study:
+    study = Study(path, {"lr": LR, "temperature": TEMPERATURE}, seed)
+    study.open_stage(stage, None)
+    return study
+
+
+def go_on(study: Study, stage: Stage, until: int) -> list[dict[str, Any]]:
+    """Ask for trials up to number `until`, each told how near its values are to lr 0.01 and temperature 0.1."""
+    while len(study.trials(stage)) < until:
+        record = study.ask(stage, {})
+        value = -abs(math.log10(record.values["lr"]) + 2) - abs(record.values["temperature"] - 0.1)
+        study.tell(study.report(record, {"epoch": 1, "objective": value}), COMPLETED)
+    return [record.values for record in study.trials(stage)]
+
+
+@pytest.mark.parametrize(("trials", "first"), [(1, 1), (2, 2), (3, 3), (5, 3), (8, 4), (9, 5)])
+def test_about_half_the_trials_are_spread_and_at_least_three(trials: int, first: int, tmp_path: Path) -> None:
+    stage = stage_of(trials)
+    values = go_on(open_study(tmp_path / "journal", stage), stage, trials)
+    parameters = {key: {"lr": LR, "temperature": TEMPERATURE}[key] for key in stage.keys}
+    points = spread_points(parameters, first, derive_seed(0, "lr"))
+    assert values[:first] == points
+    assert all(value not in points for value in values[first:])
+
+
+def test_after_the_first_points_tpe_learns_from_what_was_told(tmp_path: Path) -> None:
+    parameters = {"lr": LR}
+    low = suggest(parameters, 8, 0, [0.0, 0.0, 0.0, 1.0])
+    high = suggest(parameters, 8, 0, [1.0, 0.0, 0.0, 0.0])
+    assert low[:4] == high[:4]
+    assert low[4:] != high[4:]
+    # With one clearly best point TPE stays nearer to it than the spread points are on average.
+    stage = stage_of(30)
+    values = go_on(open_study(tmp_path / "journal", stage), stage, 30)
+    far = [abs(math.log10(value["lr"]) + 2) for value in values]
+    assert np.mean(far[15:]) < 0.7 * np.mean(far[:15])
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+def test_a_study_reopened_midway_suggests_what_an_unbroken_one_would(stop: int, tmp_path: Path) -> None:
+    stage = stage_of(8)
+    unbroken = go_on(open_study(tmp_path / "unbroken", stage), stage, 8)
+    go_on(open_study(tmp_path / "broken", stage), stage, stop)
+    assert go_on(open_study(tmp_path / "broken", stage), stage, 8) == unbroken
+
+
+def test_suggestions_follow_from_seed_and_stage(tmp_path: Path) -> None:
+    stage = stage_of(6)
+    one = go_on(open_study(tmp_path / "one", stage, seed=0), stage, 6)
+    assert go_on(open_study(tmp_path / "same", stage, seed=0), stage, 6) == one
+    assert go_on(open_study(tmp_path / "other", stage, seed=1), stage, 6) != one
+    other = Stage(1, "joint", stage.keys, 6)
+    assert go_on(open_study(tmp_path / "stage", other, seed=0), other, 6) != one
+
+
+def test_two_trials_of_a_stage_never_share_their_stream() -> None:
+    points = suggest({"lr": LR}, 12, 3, [0.5])
+    assert len({point["lr"] for point in points}) == 12
+
+
+def test_derived_seeds_differ_and_stay_the_same() -> None:
+    # Trials are named by it: another value would orphan the searches of earlier versions.
+    assert derive_seed(0, "lr") == 2_913_203_273
+    seeds = {derive_seed(seed, stage, number) for seed in range(5) for stage in ("lr", "joint") for number in range(20)}
+    assert len(seeds) == 200
+    assert all(0 <= seed < 2**32 for seed in seeds)

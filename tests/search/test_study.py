@@ -1,0 +1,338 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from phenoscape_tune.search.priority import Stage
+from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.study import (
+    COMPLETED,
+    FAILED,
+    INFEASIBLE,
+    PRUNED,
+    RUNNING,
+    Study,
+    TrialRecord,
+    confirm_stage,
+)
+
+PARAMETERS = {
+    "lr": Parameter(type="loguniform", low=1e-5, high=1e-1),
+    "batch_size": Parameter(type="choice", values=[16, 32, 64]),
+    "temperature": Parameter(type="uniform", low=0.05, high=0.5),
+}
+LR = Stage(1, "lr", ("lr",), 6)
+BATCH = Stage(2, "batch_size", ("batch_size",), 4)
+
+
+def open_study(folder: Path, stage: Stage = LR, taken_over: TrialRecord | None = None, seed: int = 0) -> Study:
+    study = Study(folder / "study.journal", PARAMETERS, seed)
+    study.open_stage(stage, taken_over)
+    return study
+
+
+def stored(folder: Path, stage: Stage = LR) -> list[FrozenTrial]:
+    """What the journal holds, as Optuna itself reads it."""
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return optuna.load_study(study_name=stage.study_name, storage=storage).get_trials()
+
+
+def report_all(study: Study, record: TrialRecord, values: list[float]) -> TrialRecord:
+    for epoch, value in enumerate(values, start=len(record.curve) + 1):
+        record = study.report(record, {"epoch": epoch, "objective": value, "objective_error": 0.01, "seconds": 2.0})
+    return record
+
+
+# States
+
+
+def test_a_completed_trial_has_the_mean_of_its_last_three_evaluations(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = study.tell(report_all(study, study.ask(LR, {}), [0.1, 0.4, 0.5, 0.6]), COMPLETED)
+    assert (record.status, record.curve, record.ended) == (COMPLETED, (0.1, 0.4, 0.5, 0.6), True)
+    assert record.objective == pytest.approx(0.5)
+    assert (record.error, record.seconds) == (0.01, 8.0)
+    (trial,) = stored(tmp_path)
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == pytest.approx(0.5)
+    assert trial.intermediate_values == {1: 0.1, 2: 0.4, 3: 0.5, 4: 0.6}
+    assert trial.params == {"lr": record.values["lr"]}
+
+
+def test_a_shorter_trial_has_the_mean_of_what_it_ran(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    assert study.tell(report_all(study, study.ask(LR, {}), [0.2, 0.4]), COMPLETED).objective == pytest.approx(0.3)
+    assert stored(tmp_path)[0].value == pytest.approx(0.3)
+
+
+def test_a_pruned_trial_is_pruned_with_its_intermediate_values(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = study.tell(report_all(study, study.ask(LR, {}), [0.2, 0.1]), PRUNED, "not among the best")
+    assert (record.status, record.reason) == (PRUNED, "not among the best")
+    (trial,) = stored(tmp_path)
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values == {1: 0.2, 2: 0.1}
+
+
+@pytest.mark.parametrize("status", [FAILED, INFEASIBLE])
+def test_a_trial_that_cannot_be_judged_has_failed_without_a_value(status: str, tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = study.tell(report_all(study, study.ask(LR, {}), [0.2]), status, "diverged at epoch 2")
+    assert (record.status, record.reason) == (status, "diverged at epoch 2")
+    (trial,) = stored(tmp_path)
+    assert trial.state == TrialState.FAIL
+    assert trial.value is None
+
+
+def test_a_trial_may_end_before_its_first_epoch(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = study.tell(study.ask(LR, {}), FAILED, "out of memory")
+    assert (record.status, record.objective, record.curve) == (FAILED, None, ())
+
+
+def test_a_running_trial_is_running(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = report_all(study, study.ask(LR, {"temperature": 0.2}, {"gpus": 0.5}), [0.3])
+    assert (record.status, record.ended, record.gpus) == (RUNNING, False, 0.5)
+    assert record.values == {"temperature": 0.2, "lr": record.values["lr"]}
+    assert stored(tmp_path)[0].state == TrialState.RUNNING
+
+
+def test_each_report_is_in_the_file_when_it_returns(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = study.ask(LR, {})
+    for epoch in range(1, 6):
+        record = study.report(record, {"epoch": epoch, "objective": epoch / 10})
+        assert len(stored(tmp_path)[0].intermediate_values) == epoch
+
+
+def test_an_epoch_that_is_reported_again_changes_nothing(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = report_all(study, study.ask(LR, {}), [0.1, 0.2, 0.3])
+    size = (tmp_path / "study.journal").stat().st_size
+    again = study.report(record, {"epoch": 2, "objective": 0.9, "seconds": 5.0})
+    assert again == record
+    assert study.trials(LR) == [record]
+    assert (tmp_path / "study.journal").stat().st_size == size
+
+
+def test_the_test_objective_of_the_last_epoch_is_kept(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = report_all(study, study.ask(LR, {}), [0.1, 0.2])
+    record = study.report(record, {"epoch": 3, "objective": 0.3, "test_objective": 0.25})
+    assert study.tell(record, COMPLETED).test_objective == 0.25
+
+
+# Names
+
+
+def test_trials_are_named_by_stage_and_number_and_an_id_of_the_seed(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    names = [study.ask(LR, {}).name for _ in range(3)]
+    parts = [name.split("-") for name in names]
+    assert [part[:2] for part in parts] == [["lr", "00"], ["lr", "01"], ["lr", "02"]]
+    assert len({part[2] for part in parts}) == 3
+    (tmp_path / "again").mkdir()
+    assert [open_study(tmp_path / "again").ask(LR, {}).name] == names[:1]
+    (tmp_path / "other").mkdir()
+    assert open_study(tmp_path / "other", seed=1).ask(LR, {}).name != names[0]
+
+
+# The winner of the stage before
+
+
+def winner_of(values: dict[str, Any], curve: tuple[float, ...] = (0.3, 0.5, 0.7)) -> TrialRecord:
+    return TrialRecord("lr-02-abcde", "lr", 2, values, COMPLETED, curve)
+
+
+def test_the_winner_taken_over_stands_in_the_study_and_is_no_trial_of_the_stage(tmp_path: Path) -> None:
+    study = open_study(tmp_path, BATCH, winner_of({"lr": 0.01, "batch_size": 32}))
+    assert study.trials(BATCH) == []
+    (trial,) = stored(tmp_path, BATCH)
+    assert (trial.state, trial.params) == (TrialState.COMPLETE, {"batch_size": 32})
+    assert trial.value == pytest.approx(0.5)
+    assert trial.intermediate_values == {1: 0.3, 2: 0.5, 3: 0.7}
+    record = study.ask(BATCH, {"lr": 0.01})
+    assert (record.number, record.name[:14]) == (0, "batch_size-00-")
+    assert [r.name for r in study.trials(BATCH)] == [record.name]
+
+
+def test_the_winner_is_taken_over_once(tmp_path: Path) -> None:
+    winner = winner_of({"batch_size": 32})
+    for _ in range(3):
+        open_study(tmp_path, BATCH, winner)
+    assert len(stored(tmp_path, BATCH)) == 1
+
+
+@pytest.mark.parametrize("values", [{}, {"batch_size": 48}, {"batch_size": None}, {"lr": 0.01}])
+def test_a_winner_outside_of_the_range_is_not_added(values: dict[str, Any], tmp_path: Path) -> None:
+    study = open_study(tmp_path, BATCH, winner_of(values))
+    assert stored(tmp_path, BATCH) == []
+    assert study.ask(BATCH, values).values["batch_size"] in (16, 32, 64)
+
+
+# Resume
+
+
+def snapshot(folder: Path) -> list[TrialRecord]:
+    return open_study(folder).trials(LR)
+
+
+def test_a_study_opened_again_has_equal_records(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.tell(report_all(study, study.ask(LR, {}, {"gpus": 1.0}), [0.1, 0.2, 0.3]), COMPLETED)
+    study.tell(report_all(study, study.ask(LR, {}), [0.1]), PRUNED, "pruned")
+    study.tell(study.ask(LR, {}), FAILED, "diverged")
+    report_all(study, study.ask(LR, {"temperature": 0.1}), [0.4, 0.5])
+    assert snapshot(tmp_path) == study.trials(LR)
+    assert [record.status for record in snapshot(tmp_path)] == [COMPLETED, PRUNED, FAILED, RUNNING]
+
+
+def test_another_process_reads_equal_records(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.tell(report_all(study, study.ask(LR, {}), [0.1, 0.2, 0.3]), COMPLETED)
+    report_all(study, study.ask(LR, {}), [1 / 3])
+    code = (
+        "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_study as t;"
+        "print(json.dumps([[r.name, r.values, r.status, r.curve] for r in t.snapshot(Path(sys.argv[1]))]))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, Path(__file__).parent], capture_output=True, text=True, check=True
+    ).stdout
+    assert json.loads(out) == [[r.name, r.values, r.status, list(r.curve)] for r in study.trials(LR)]
+
+
+def test_a_running_trial_goes_on_after_reopening(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    first = report_all(study, study.ask(LR, {}), [0.1, 0.2])
+    again = open_study(tmp_path)
+    (record,) = again.trials(LR)
+    assert record == first
+    ended = again.tell(report_all(again, record, [0.3]), COMPLETED)
+    assert ended.curve == (0.1, 0.2, 0.3)
+    assert snapshot(tmp_path) == [ended]
+
+
+def test_a_trial_cut_off_before_it_had_a_name_is_failed_and_not_counted(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.ask(LR, {})
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    storage.create_new_trial(storage.get_study_id_from_name(LR.study_name))
+    assert [trial.state for trial in stored(tmp_path)] == [TrialState.RUNNING, TrialState.RUNNING]
+    again = open_study(tmp_path)
+    assert [trial.state for trial in stored(tmp_path)] == [TrialState.RUNNING, TrialState.FAIL]
+    assert [record.number for record in again.trials(LR)] == [0]
+    assert again.ask(LR, {}).number == 1
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.data())
+def test_a_stop_anywhere_while_a_trial_is_asked_for_loses_no_trial(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        study = open_study(folder)
+        kept = [study.tell(report_all(study, study.ask(LR, {}), [0.1 * i]), COMPLETED) for i in range(1, 3)]
+        before = (folder / "study.journal").read_bytes()
+        asked = study.ask(LR, {})
+        lines = (folder / "study.journal").read_bytes()[len(before) :].splitlines(keepends=True)
+        written = data.draw(st.integers(0, len(lines)))
+        (folder / "study.journal").write_bytes(before + b"".join(lines[:written]))
+        again = open_study(folder)
+        records = again.trials(LR)
+        assert records[:2] == kept
+        if len(records) == 2:
+            records.append(again.ask(LR, {}))
+        # Asked for again it is the same trial.
+        assert records[2] == asked
+
+
+def test_a_journal_whose_last_line_was_cut_off_opens_and_goes_on(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = report_all(study, study.ask(LR, {}), [0.1, 0.2])
+    with (tmp_path / "study.journal").open("ab") as file:  # a disk that was full, a power cut
+        file.write(b'{"op_code":8,"worker_id":"x","trial_')
+    again = open_study(tmp_path)
+    assert again.trials(LR) == [record]
+    report_all(again, record, [0.3])
+    (last,) = snapshot(tmp_path)
+    assert last.curve == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.timeout(15)
+def test_the_lock_of_a_killed_process_does_not_hold_up_a_resume(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    record = study.ask(LR, {})
+    journal = tmp_path / "study.journal"
+    # What a process leaves that is killed while it writes a report.
+    os.symlink(journal, f"{journal}.lock")
+    started = time.monotonic()
+    again = open_study(tmp_path)
+    report_all(again, record, [0.1])
+    assert time.monotonic() - started < 5
+
+
+REPORTER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_study as t
+study = t.open_study(Path(sys.argv[1]))
+record = study.ask(t.LR, {})
+for epoch in range(1, 100_000):
+    record = study.report(record, {"epoch": epoch, "objective": epoch / 100_000})
+    print(epoch, flush=True)
+"""
+
+
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_a_killed_process_loses_nothing_that_it_reported(epochs: int, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", REPORTER, tmp_path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if int(line) >= epochs:
+                break
+    finally:
+        process.send_signal(signal.SIGKILL)
+    rest = [int(line) for line in process.stdout if line.endswith("\n")]
+    process.wait()
+    reported = max([epochs, *rest])
+    # Read without the lock that the process may have left.
+    (trial,) = stored(tmp_path)
+    assert trial.state == TrialState.RUNNING
+    assert "name" in trial.user_attrs
+    written = trial.intermediate_values
+    assert len(written) in (reported, reported + 1)
+    assert all(written[epoch] == epoch / 100_000 for epoch in range(1, reported + 1))
+
+
+# Confirmation
+
+
+def test_confirmations_carry_whom_they_repeat_and_their_seed(tmp_path: Path) -> None:
+    stage = confirm_stage(3, 4)
+    assert (stage.name, stage.number, stage.keys, stage.trials) == ("confirm", 3, (), 4)
+    study = open_study(tmp_path, stage)
+    record = study.ask(stage, {"lr": 0.01}, {"of": "lr-02-abcde", "seed": 43})
+    assert (record.of, record.seed, record.values) == ("lr-02-abcde", 43, {"lr": 0.01})
+    (again,) = open_study(tmp_path, stage).trials(stage)
+    assert again == record
+
+
+def test_a_stage_that_was_not_opened_has_no_trials(tmp_path: Path) -> None:
+    assert open_study(tmp_path).trials(BATCH) == []
