@@ -271,7 +271,7 @@ def test_a_journal_whose_last_line_was_cut_off_opens_and_goes_on(tmp_path: Path)
     assert last.curve == (0.1, 0.2, 0.3)
 
 
-@pytest.mark.timeout(15)
+@pytest.mark.timeout(10)
 def test_the_lock_of_a_killed_process_does_not_hold_up_a_resume(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     record = study.ask(LR, {})
@@ -297,8 +297,8 @@ for epoch in range(1, 100_000):
 """
 
 
-@pytest.mark.parametrize("epochs", [1, 40])
-def test_a_killed_process_loses_nothing_that_it_reported(epochs: int, tmp_path: Path) -> None:
+def test_a_killed_process_loses_nothing_that_it_reported(tmp_path: Path) -> None:
+    epochs = 40
     process = subprocess.Popen(
         [sys.executable, "-c", REPORTER, tmp_path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
     )

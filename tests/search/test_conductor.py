@@ -1,0 +1,537 @@
+import math
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.search.conductor import Conductor, Plan, Task, shrink_to_trials
+from phenoscape_tune.search.priority import plan_stages
+from phenoscape_tune.search.rungs import Rungs
+from phenoscape_tune.search.sampler import derive_seed
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED, RUNNING, Study, TrialRecord
+
+SPACE: dict[str, Any] = {
+    "parameters": {
+        "temperature": {"type": "uniform", "low": 0.05, "high": 0.5},
+        "lr": {"type": "loguniform", "low": 1e-5, "high": 1e-1},
+    },
+    "budget": {"trials": 11},
+    "confirm": {"top_k": 2, "seeds": 2},
+}
+EPOCHS = 9
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test here cuts the power: that the journal is flushed at every report is tested in test_study.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+Objective = Callable[[TrainConfig, int], float]
+
+
+def learn(config: TrainConfig, epoch: int) -> float:
+    """Accuracy that rises with the epochs, best at lr 0.01 and temperature 0.2, with a little noise of the seed."""
+    best = 0.9 - 0.1 * abs(math.log10(config.lr) + 2) - abs(config.temperature - 0.2)
+    return max(0.0, best) * (1 - math.exp(-epoch / 3)) + 0.001 * (config.seed % 7)
+
+
+def make_plan(folder: Path, base: TrainConfig | None = None, rungs: Rungs | None = None, **space: Any) -> Plan:
+    built = build_space({**SPACE, **space})
+    base = base or build_config({"seed": 5, "max_epochs": 50})
+    stages = plan_stages(built.parameters, built.order, built.budget.trials)
+    return shrink_to_trials(Plan(built, base, tuple(stages), rungs or Rungs(2, 2, EPOCHS), folder, base.seed))
+
+
+def open_conductor(plan: Plan) -> Conductor:
+    return Conductor(plan, Study(plan.folder / "study.journal", plan.space.parameters, plan.seed))
+
+
+@dataclass
+class Driver:
+    """Runs a conductor's tasks as the runner does, on an objective that costs nothing; keeps what it was handed."""
+
+    conductor: Conductor
+    objective: Objective = learn
+    concurrent: int = 2
+    handed: list[Task] = field(default_factory=list)
+    to_the_end: Counter[str] = field(default_factory=Counter)
+
+    def reports(self) -> Iterator[tuple[str, int]]:
+        """Every report in its turn, as (trial, epoch); the search is over when it ends."""
+        running: list[tuple[Task, int]] = []
+        while True:
+            while len(self.conductor.live) < self.concurrent and (task := self.conductor.next_task()) is not None:
+                self.handed.append(task)
+                running.append((task, len(task.record.curve)))
+            if not running:
+                return
+            task, epoch = running.pop(0)
+            name, epoch = task.record.name, epoch + 1
+            row = {"epoch": epoch, "objective": self.objective(task.config, epoch), "seconds": 1.0}
+            if self.conductor.report(name, row):
+                running.append((task, epoch))
+            self.to_the_end[name] += epoch == self.conductor.plan.rungs.max_epochs
+            yield name, epoch
+
+    def run(self, most: int | None = None) -> Conductor:
+        for number, _ in enumerate(self.reports(), start=1):
+            if number == most:
+                break
+        return self.conductor
+
+
+def search(folder: Path, objective: Objective = learn, concurrent: int = 2, **plan: Any) -> Conductor:
+    return Driver(open_conductor(make_plan(folder, **plan)), objective, concurrent).run()
+
+
+def by_name(conductor: Conductor) -> dict[str, TrialRecord]:
+    return {record.name: record for record in conductor.records()}
+
+
+# A whole search
+
+
+def test_a_staged_search_runs_its_stages_in_order_and_ends(tmp_path: Path) -> None:
+    conductor = search(tmp_path)
+    assert conductor.done
+    assert conductor.next_task() is None
+    assert [stage.name for stage in conductor.stages] == ["defaults", "lr", "temperature", "confirm"]
+    assert [len(conductor.records(stage)) for stage in conductor.stages] == [1, 5, 5, 6]
+    assert all(record.status in (COMPLETED, PRUNED) for record in conductor.records())
+    assert [len(set(record.values)) for record in conductor.records()][:11] == [0, *[1] * 5, *[2] * 5]
+
+
+def test_a_joint_search_varies_all_keys_at_once(tmp_path: Path) -> None:
+    conductor = search(tmp_path, order="joint")
+    assert [stage.name for stage in conductor.stages] == ["defaults", "joint", "confirm"]
+    assert [len(conductor.records(stage)) for stage in conductor.stages] == [1, 10, 6]
+    assert all(record.values.keys() == {"lr", "temperature"} for record in conductor.records(conductor.stages[1]))
+
+
+def test_the_baseline_is_trial_zero_and_has_the_base_configuration(tmp_path: Path) -> None:
+    conductor = search(tmp_path)
+    baseline = conductor.baseline
+    assert baseline is not None
+    assert baseline == conductor.records()[0]
+    assert (baseline.stage, baseline.values, baseline.status) == ("defaults", {}, COMPLETED)
+    changed = {"max_epochs": EPOCHS, "out_dir": str(tmp_path / "trials" / baseline.name)}
+    assert conductor.config_of(baseline) == conductor.plan.base.model_copy(update=changed)
+
+
+def test_no_baseline_before_the_first_task(tmp_path: Path) -> None:
+    assert open_conductor(make_plan(tmp_path)).baseline is None
+
+
+def test_a_stage_starts_from_the_last_winner_which_is_not_run_again(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    driver = Driver(open_conductor(plan))
+    conductor = driver.run()
+    defaults, lr, temperature = conductor.winners
+    assert defaults is not None and lr is not None and temperature is not None
+    completed = [r for r in conductor.records(plan.stages[1]) if r.status == COMPLETED]
+    assert lr == max([defaults, *completed], key=lambda record: record.objective or 0)
+    assert all(r.values["lr"] == lr.values["lr"] for r in conductor.records(plan.stages[2]))
+    # Started once, each of them, and nothing but what the plan counts.
+    assert Counter(task.record.name for task in driver.handed) == dict.fromkeys(by_name(conductor), 1)
+
+
+def test_a_stage_without_a_better_trial_keeps_the_last_winner(tmp_path: Path) -> None:
+    def only_defaults(config: TrainConfig, epoch: int) -> float:
+        return 0.9 if (config.lr, config.temperature) == (0.001, 0.1) else 0.1
+
+    conductor = search(tmp_path, only_defaults)
+    baseline = conductor.baseline
+    assert conductor.winners == [baseline] * 3
+    # The temperatures of the next stage are then tried at the default lr.
+    assert all(record.values.keys() == {"temperature"} for record in conductor.records(conductor.plan.stages[2]))
+
+
+def test_equal_trials_leave_the_standing_winner_in_place(tmp_path: Path) -> None:
+    conductor = search(tmp_path, lambda config, epoch: 0.5)
+    assert conductor.winners == [conductor.baseline] * 3
+
+
+def study_trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    return optuna.load_study(study_name=name, storage=storage).get_trials()
+
+
+def test_the_sampler_is_told_the_standing_winner_at_its_values(tmp_path: Path) -> None:
+    conductor = search(tmp_path)
+    for stage, winner in zip(conductor.plan.stages[1:], conductor.winners, strict=False):
+        assert winner is not None
+        told = [t for t in study_trials(tmp_path, stage.study_name) if "taken_over" in t.user_attrs]
+        config = conductor.config_of(winner)
+        assert [(t.user_attrs["taken_over"], t.params) for t in told] == [
+            (winner.name, {key: getattr(config, key) for key in stage.keys})
+        ]
+
+
+def test_the_sampler_is_never_told_a_value_that_the_winner_did_not_have(tmp_path: Path) -> None:
+    # The base has pretrained weights; null is a value of the range, and not what the baseline ran with.
+    parameters = {"weights": {"type": "choice", "values": [None, "DEFAULT"]}}
+    base = build_config({"weights": "DEFAULT", "max_epochs": 50})
+    search(tmp_path, base=base, parameters=parameters, budget={"trials": 3}, confirm=None)
+    told = [t for t in study_trials(tmp_path, "1-other") if "taken_over" in t.user_attrs]
+    assert all(trial.params == {"weights": "DEFAULT"} for trial in told)
+
+
+# Early stopping
+
+
+def test_the_winners_curve_counts_at_the_rungs_of_the_next_stage(tmp_path: Path) -> None:
+    # With one third, one of two or three goes on, and the winner of the defaults is among them.
+    plan = make_plan(tmp_path, rungs=Rungs(2, 3, EPOCHS), budget={"trials": 6}, confirm=None)
+    exempt = derive_seed(plan.seed, "lr", "exempt") % plan.stages[1].trials
+
+    def defaults_lead(config: TrainConfig, epoch: int) -> float:
+        return 0.9 if config.lr == 0.001 else 0.3
+
+    conductor = Driver(open_conductor(plan), defaults_lead, concurrent=1).run()
+    records = conductor.records(plan.stages[1])[:2]
+    # Even the first trials of the stage are stopped, at the first rung.
+    assert [(r.status, len(r.curve)) for r in records] == [
+        (COMPLETED, EPOCHS) if r.number == exempt else (PRUNED, 2) for r in records
+    ]
+    assert all("not among the best 1/3 at epoch 2" in r.reason for r in records if r.status == PRUNED)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_trial_of_each_stage_runs_to_the_end_whatever_it_reports(seed: int, tmp_path: Path) -> None:
+    base = build_config({"seed": seed, "max_epochs": 50})
+    plan = make_plan(tmp_path, base=base, rungs=Rungs(1, 9, EPOCHS), confirm=None)
+
+    def worse_and_worse() -> Objective:
+        started: dict[str, int] = {}
+        return lambda config, epoch: 1.0 / (1 + started.setdefault(config.out_dir, len(started)))
+
+    conductor = Driver(open_conductor(plan), worse_and_worse(), concurrent=1).run()
+    for stage in plan.stages:
+        records = conductor.records(stage)
+        finished = [record.number for record in records if record.status == COMPLETED]
+        assert derive_seed(seed, stage.name, "exempt") % stage.trials in finished
+        # Every other trial is worse than the standing winner and stops at the first rung.
+        assert all(len(r.curve) == (EPOCHS if r.number in finished else 1) for r in records)
+        assert len(finished) == 1
+
+
+def test_confirmations_always_run_to_the_end(tmp_path: Path) -> None:
+    def confirmations_fall(config: TrainConfig, epoch: int) -> float:
+        return learn(config, epoch) if config.seed == 5 else 0.1 / config.seed
+
+    conductor = search(tmp_path, confirmations_fall, rungs=Rungs(1, 9, EPOCHS))
+    records = conductor.records(conductor.stages[-1])
+    assert {(record.status, len(record.curve)) for record in records} == {(COMPLETED, EPOCHS)}
+
+
+# Confirmation
+
+
+def test_confirmation_repeats_the_best_and_the_baseline_with_fresh_seeds(tmp_path: Path) -> None:
+    conductor = search(tmp_path)
+    records = conductor.records(conductor.stages[-1])
+    ranked = [record.name for record in conductor.ranked() if record.stage != "defaults"]
+    assert conductor.baseline is not None
+    who = [conductor.baseline.name, *ranked[:2]]
+    # Seed by seed, so that an interrupted confirmation has whole comparisons; none of them the search's own seed.
+    assert [(record.of, record.seed) for record in records] == [(name, seed) for seed in (6, 7) for name in who]
+    assert len(records) == conductor.plan.confirmations == 6
+    searched = {record.name: record for record in conductor.records()}
+    assert all(record.of and record.values == searched[record.of].values for record in records)
+
+
+def test_the_best_are_told_by_their_objectives(tmp_path: Path) -> None:
+    objectives = [record.objective or 0 for record in search(tmp_path).ranked()]
+    assert objectives == sorted(objectives, reverse=True)
+
+
+def test_a_confirmation_measures_the_test_part_and_no_other_trial_does(tmp_path: Path) -> None:
+    driver = Driver(open_conductor(make_plan(tmp_path)))
+    driver.run()
+    assert {task.test for task in driver.handed if task.record.stage == "confirm"} == {True}
+    assert {task.test for task in driver.handed if task.record.stage != "confirm"} == {False}
+
+
+def test_without_confirmation_the_search_ends_after_its_last_stage(tmp_path: Path) -> None:
+    conductor = search(tmp_path, confirm=None)
+    assert conductor.done
+    assert [stage.name for stage in conductor.stages] == ["defaults", "lr", "temperature"]
+    assert len(conductor.records()) == 11
+
+
+def test_a_confirmation_asks_for_no_more_trials_than_the_search_has(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, budget={"trials": 3}, confirm={"top_k": 5, "seeds": 2})
+    assert plan.top_k == 2
+    assert plan.notes == ("confirm.top_k: 2 instead of 5: there are no more searched trials",)
+    assert (plan.confirmations, plan.epochs_at_most) == (6, 9 * EPOCHS)
+
+
+def test_the_baseline_alone_is_not_repeated_for_nothing(tmp_path: Path) -> None:
+    def only_defaults(config: TrainConfig, epoch: int) -> float:
+        return 0.5 if (config.lr, config.temperature) == (0.001, 0.1) else math.nan
+
+    conductor = search(tmp_path, only_defaults)
+    assert conductor.done
+    assert conductor.ranked() == [conductor.baseline]
+    # There is nothing to compare it with.
+    assert not any(record.stage == "confirm" for record in conductor.records())
+
+
+# Configurations of trials
+
+
+def test_a_trial_has_the_searchs_length_and_a_folder_of_its_own(tmp_path: Path) -> None:
+    driver = Driver(open_conductor(make_plan(tmp_path)))
+    conductor = driver.run()
+    base = conductor.plan.base
+    for task in driver.handed:
+        config, record = task.config, task.record
+        assert config == conductor.config_of(record)
+        assert config.max_epochs == EPOCHS
+        assert config.schedule_epochs == EPOCHS
+        assert config.out_dir == str(tmp_path / "trials" / record.name)
+        assert config.lr == record.values.get("lr", base.lr)
+        assert config.temperature == record.values.get("temperature", base.temperature)
+        assert config.seed == (base.seed if record.seed is None else record.seed)
+        assert not task.resume
+
+
+def test_nested_keys_and_the_input_size_reach_the_configuration(tmp_path: Path) -> None:
+    parameters = {
+        "transforms.cj_strength": {"type": "uniform", "low": 0, "high": 1},
+        "input_size": {"type": "choice", "values": [32, 64]},
+    }
+    base = build_config({"max_epochs": 50, "input_size": 96, "transforms": {"cj_prob": 0.3}})
+    conductor = search(tmp_path, base=base, parameters=parameters, order="joint", budget={"trials": 5}, confirm=None)
+    for record in conductor.records()[1:]:
+        config = conductor.config_of(record)
+        assert config.transforms.cj_strength == record.values["transforms.cj_strength"]
+        assert config.input_size == config.transforms.input_size == record.values["input_size"]
+        assert config.transforms.cj_prob == 0.3
+
+
+@pytest.mark.parametrize(("period", "expected"), [(None, EPOCHS), (50, EPOCHS), (200, 200)])
+def test_a_cosine_over_the_whole_run_covers_the_trials_run(period: int | None, expected: int, tmp_path: Path) -> None:
+    base = build_config({"max_epochs": 50, "T_max": period})
+    driver = Driver(open_conductor(make_plan(tmp_path, base=base, budget={"trials": 3}, confirm=None)))
+    driver.run()
+    assert {task.config.schedule_epochs for task in driver.handed} == {expected}
+
+
+# Failures
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_diverged_trial_fails_at_once_and_says_when(value: float, tmp_path: Path) -> None:
+    def diverge(config: TrainConfig, epoch: int) -> float:
+        return value if config.lr > 0.01 and epoch == 2 else learn(config, epoch)
+
+    conductor = search(tmp_path, diverge, confirm=None)
+    diverged = [record for record in conductor.records() if record.status == FAILED]
+    assert diverged
+    assert all((len(r.curve), r.reason) == (1, "diverged at epoch 2") for r in diverged)
+    assert all(r.values["lr"] > 0.01 for r in diverged)
+    assert not {r.name for r in diverged} & {r.name for r in conductor.ranked()}
+    assert len(conductor.records()) == 11
+
+
+def test_where_every_trial_fails_the_search_ends_with_nothing(tmp_path: Path) -> None:
+    conductor = search(tmp_path, lambda config, epoch: math.nan)
+    assert conductor.done
+    assert conductor.ranked() == []
+    assert conductor.winners == [None] * 3
+    assert [record.status for record in conductor.records()] == [FAILED] * 11
+
+
+def test_a_failed_baseline_does_not_end_the_search(tmp_path: Path) -> None:
+    conductor = search(tmp_path, lambda config, epoch: math.nan if config.lr == 0.001 else learn(config, epoch))
+    assert conductor.baseline is not None
+    assert conductor.baseline.status == FAILED
+    confirmed = {record.of for record in conductor.records() if record.of}
+    assert confirmed == {record.name for record in conductor.ranked()[:2]}
+
+
+def test_a_trial_that_cannot_go_on_is_failed_with_its_reason_once(tmp_path: Path) -> None:
+    conductor = open_conductor(make_plan(tmp_path))
+    task = conductor.next_task()
+    assert task is not None
+    conductor.report(task.record.name, {"epoch": 1, "objective": 0.3})
+    conductor.fail(task.record.name, "out of memory")
+    conductor.fail(task.record.name, "its process ended")
+    (record,) = conductor.records()
+    assert (record.status, record.reason, record.curve) == (FAILED, "out of memory", (0.3,))
+
+
+def test_a_trial_that_has_ended_is_heard_no_more(tmp_path: Path) -> None:
+    conductor = search(tmp_path)
+    before = conductor.records()
+    assert not conductor.report(before[0].name, {"epoch": 99, "objective": 1.0})
+    assert not conductor.report("no-such-trial", {"epoch": 1, "objective": 1.0})
+    conductor.fail(before[0].name, "late")
+    assert conductor.records() == before
+
+
+# Trials side by side
+
+
+def test_no_task_while_the_stages_others_are_running(tmp_path: Path) -> None:
+    conductor = open_conductor(make_plan(tmp_path))
+    first = conductor.next_task()
+    assert first is not None
+    assert conductor.next_task() is None  # the baseline is alone in its stage
+    for epoch in range(1, EPOCHS + 1):
+        conductor.report(first.record.name, {"epoch": epoch, "objective": 0.5})
+    tasks = [conductor.next_task() for _ in range(6)]
+    assert [task.record.stage if task else None for task in tasks] == [*["lr"] * 5, None]
+    assert len(conductor.live) == 5
+    assert not conductor.done
+
+
+@pytest.mark.parametrize("concurrent", [1, 3, 8])
+def test_as_many_side_by_side_as_asked_for_run_the_same_number_of_trials(concurrent: int, tmp_path: Path) -> None:
+    conductor = search(tmp_path, concurrent=concurrent)
+    assert [len(conductor.records(stage)) for stage in conductor.stages] == [1, 5, 5, 6]
+
+
+# Stop and resume
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
+    """A search that ran one trial after the other without a stop, and the number of its reports."""
+    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("unbroken"))), concurrent=1)
+    return driver.conductor, sum(1 for _ in driver.reports())
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
+    unbroken: tuple[Conductor, int], data: st.DataObject
+) -> None:
+    expected, reports = unbroken
+    stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(Path(folder))
+        done = 0
+        for stop in stops:
+            Driver(open_conductor(plan), concurrent=1).run(stop - done)
+            done = stop
+        driver = Driver(open_conductor(plan), concurrent=1)
+        conductor = driver.run()
+        assert conductor.done
+        assert conductor.records() == expected.records()
+        assert conductor.winners == expected.winners
+        assert sum(task.resume for task in driver.handed) <= 1
+
+
+@settings(max_examples=12, deadline=None)
+@given(stop=st.integers(1, 70), concurrent=st.integers(1, 4))
+def test_a_search_side_by_side_stopped_anywhere_loses_nothing_and_repeats_nothing(stop: int, concurrent: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(Path(folder))
+        first = Driver(open_conductor(plan), concurrent=concurrent)
+        before = by_name(first.run(stop))
+        second = Driver(open_conductor(plan), concurrent=concurrent)
+        conductor = second.run()
+        after = by_name(conductor)
+        assert conductor.done
+        assert [len(conductor.records(stage)) for stage in conductor.stages] == [1, 5, 5, 6]
+        for name, record in before.items():
+            assert after[name].curve[: len(record.curve)] == record.curve
+            assert after[name].values == record.values
+            assert not record.ended or after[name] == record
+        # What had ended is not handed out again, what was running goes on where it was.
+        handed = {task.record.name: task for task in second.handed}
+        assert {name for name in before if name in handed} == {n for n, r in before.items() if not r.ended}
+        assert all(task.resume == (name in before) for name, task in handed.items())
+        assert all(task.record.curve == before[name].curve for name, task in handed.items() if name in before)
+        assert max((first.to_the_end + second.to_the_end).values()) == 1
+
+
+def test_a_resumed_trial_may_tell_its_history_again(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    Driver(open_conductor(plan)).run(4)
+    conductor = open_conductor(plan)
+    task = conductor.next_task()
+    assert task is not None and task.resume
+    assert task.record.curve
+    for epoch in range(1, len(task.record.curve) + 1):
+        assert conductor.report(task.record.name, {"epoch": epoch, "objective": 0.123})
+    assert conductor.records()[0].curve == task.record.curve
+
+
+def test_a_trial_stopped_between_its_last_report_and_its_end_is_completed_not_run_again(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    stopped = Driver(open_conductor(plan)).run(EPOCHS - 1)
+    # The last report is in the journal, the end is not.
+    record = stopped.study.report(stopped.records()[0], {"epoch": EPOCHS, "objective": 0.5})
+    assert (record.status, len(record.curve)) == (RUNNING, EPOCHS)
+    conductor = open_conductor(plan)
+    # Its training would find nothing left to do, report nothing, and count as failed.
+    task = conductor.next_task()
+    assert task is None or task.record.name != record.name
+    assert conductor.records()[0].status == COMPLETED
+
+
+def test_a_trial_stopped_between_a_rungs_report_and_its_end_is_pruned_not_gone_on_with(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, rungs=Rungs(2, 3, EPOCHS))
+    exempt = derive_seed(plan.seed, "lr", "exempt") % plan.stages[1].trials
+    number = 0 if exempt else 1
+    conductor = open_conductor(plan)
+
+    def falling(config: TrainConfig, epoch: int) -> float:
+        return 0.9 if config.lr == 0.001 else 0.2
+
+    driver = Driver(conductor, falling, concurrent=1)
+    for _ in driver.reports():
+        last = conductor.records()[-1]
+        if last.stage == "lr" and last.number == number and len(last.curve) == 1:
+            break
+    # The rung's report is in the journal, the decision is not.
+    conductor.study.report(last, {"epoch": 2, "objective": 0.2})
+    again = open_conductor(plan)
+    Driver(again, falling, concurrent=1).run()
+    record = by_name(again)[last.name]
+    assert (record.status, len(record.curve)) == (PRUNED, 2)
+
+
+def test_settling_a_finished_search_needs_no_trial(tmp_path: Path) -> None:
+    first = search(tmp_path)
+    size = (tmp_path / "study.journal").stat().st_size
+    again = open_conductor(first.plan)
+    assert not again.done
+    assert again.settle()
+    assert again.done
+    assert again.records() == first.records()
+    assert again.winners == first.winners
+    assert (tmp_path / "study.journal").stat().st_size == size
+
+
+@pytest.mark.parametrize("stop", [1, 5, 9, 20, 40])
+def test_settling_an_unfinished_search_starts_nothing(stop: int, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    before = Driver(open_conductor(plan)).run(stop).records()
+    conductor = open_conductor(plan)
+    assert not conductor.settle()
+    assert conductor.records() == before
+    assert conductor.live == {}
+
+
+def test_settling_a_new_search_starts_nothing(tmp_path: Path) -> None:
+    conductor = open_conductor(make_plan(tmp_path))
+    assert not conductor.settle()
+    assert conductor.records() == []

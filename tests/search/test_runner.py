@@ -1,0 +1,92 @@
+"""The runner on real Ray, with training functions that only report."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cloudpickle import register_pickle_by_value
+
+from phenoscape_tune.cli.tune import make_plan
+from phenoscape_tune.config import build_config
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.display import Display
+from phenoscape_tune.search.runner import run_search
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.search.study import Study, TrialRecord
+
+pytestmark = pytest.mark.slow
+
+# Ray's workers cannot import a test module.
+register_pickle_by_value(sys.modules[__name__])
+
+EPOCHS = 4
+
+
+def search(folder: Path, trial: Any, trials: int = 5, concurrent: int = 1) -> list[TrialRecord]:
+    """Run a search over lr whose trials do what `trial` does; returns its records."""
+    space = build_space({
+        "parameters": {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-1}},
+        "scheduler": {"grace_epochs": 2, "reduction_factor": 2},
+        "budget": {"trials": trials},
+        "confirm": None,
+    })  # fmt: skip
+    plan = make_plan(space, build_config({"warmup_epochs": 0}), EPOCHS, folder)
+    conductor = Conductor(plan, Study(folder / "study.journal", space.parameters, seed=0))
+    with Display(conductor, quiet=True, concurrent=concurrent) as display:
+        assert run_search(conductor, display, concurrent, cpus=1, gpus=0.0, trial=trial)
+    return conductor.records()
+
+
+def report_falling(task: dict[str, Any], unwind: float = 0.0) -> None:
+    """Each trial is worse than the one before, so that all but the first and the exempt one are stopped."""
+    from ray import tune
+
+    number = int(task["name"].split("-")[1]) + (task["name"].startswith("lr"))
+    try:
+        for epoch in range(1, EPOCHS + 1):
+            tune.report({"epoch": epoch, "objective": 1.0 - number / 10, "seconds": float(os.getpid())})
+    finally:
+        time.sleep(unwind)
+
+
+def test_trials_run_one_after_the_other_in_one_process(tmp_path: Path, ray_session: None) -> None:
+    records = search(tmp_path, report_falling)
+    assert len(records) == 5
+    assert {record.status for record in records} == {"completed", "pruned"}
+    assert [len(record.curve) for record in records if record.status == "pruned"].count(2) >= 2
+    processes = {record.seconds / len(record.curve) for record in records}
+    assert len(processes) == 1
+
+
+def test_a_slow_unwind_after_an_early_stop_loses_no_slot(tmp_path: Path, ray_session: None) -> None:
+    records = search(tmp_path, lambda task: report_falling(task, unwind=4.0), trials=4)
+    assert [record.status for record in records].count("pruned") >= 1
+    assert {record.status for record in records} == {"completed", "pruned"}
+
+
+def test_a_dead_process_an_error_and_a_silent_return_each_fail_one_trial(tmp_path: Path, ray_session: None) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        from ray import tune
+
+        if task["name"].startswith("lr-00"):
+            os._exit(9)
+        if task["name"].startswith("lr-01"):
+            raise RuntimeError("a fault of the program")
+        if task["name"].startswith("lr-02"):
+            return
+        for epoch in range(1, EPOCHS + 1):
+            tune.report({"epoch": epoch, "objective": 0.5, "seconds": 1.0})
+
+    records = {record.name[:5]: record for record in search(tmp_path, trial)}
+    assert {name: record.status for name, record in records.items()} == {
+        "defau": "completed", "lr-00": "failed", "lr-01": "failed", "lr-02": "failed", "lr-03": "completed"
+    }  # fmt: skip
+    assert records["lr-02"].reason == "its training function returned before its last epoch"
+    assert all(record.reason for record in records.values() if record.status == "failed")
+    # The leaderboard on disk knows them all.
+    assert (tmp_path / "leaderboard.csv").read_text().count("failed") == 3
