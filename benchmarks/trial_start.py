@@ -37,11 +37,11 @@ def trivial_trial(task: dict[str, Any]) -> None:
 
 
 def measure_ours(trials: int) -> dict[str, Any]:
-    from phenoscape_tune.cli.tune import make_plan
     from phenoscape_tune.config import build_config
     from phenoscape_tune.search import runner
     from phenoscape_tune.search.conductor import Conductor, Task
     from phenoscape_tune.search.display import Display
+    from phenoscape_tune.search.plan import make_plan
     from phenoscape_tune.search.space import build_space
     from phenoscape_tune.search.study import Study
 

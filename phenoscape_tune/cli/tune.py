@@ -32,7 +32,8 @@ from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.parts import Parts
-    from phenoscape_tune.search.conductor import Conductor, Plan
+    from phenoscape_tune.search.conductor import Conductor
+    from phenoscape_tune.search.plan import Plan
 
 SEARCH_FILE = "search.yaml"
 
@@ -102,6 +103,8 @@ def _tune(argv: Sequence[str]) -> int:
     warn_of_advice(base, args.quiet)
     if not args.resume:
         check_folder(folder, SEARCH_FILE, args.overwrite, f"go on with it by '{_resume_command(folder)}'")
+    from phenoscape_tune.search.plan import make_plan
+
     base = ensure_data(base)
     plan = make_plan(space, base, max_epochs, folder)
     parts = _check_data(plan, args.quiet)
@@ -154,24 +157,9 @@ def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, 
     return space.model_copy(update=changes), config, int(length)
 
 
-def make_plan(space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> Plan:
-    """Stages, rungs and confirmation within the budget, with a note on whatever had to give way."""
-    from phenoscape_tune.search.conductor import Plan, shrink_to_trials
-    from phenoscape_tune.search.priority import plan_stages
-    from phenoscape_tune.search.rungs import plan_rungs
-
-    stages = plan_stages(space.parameters, space.order, space.budget.trials)
-    trial = base.model_copy(update={"max_epochs": max_epochs})
-    rungs, notes = plan_rungs(
-        space.scheduler.grace_epochs, space.scheduler.reduction_factor, max_epochs, trial.resolved_warmup_epochs
-    )
-    if base.T_max not in (None, base.max_epochs):
-        notes.append(f"T_max: {base.T_max} epochs, while a trial of this search runs {max_epochs}")
-    return shrink_to_trials(Plan(space, base, tuple(stages), rungs, folder, base.seed, tuple(notes)))
-
-
 def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> int:
     from phenoscape_tune.search.display import describe_plan
+    from phenoscape_tune.search.plan import make_plan, share_devices
 
     plan = make_plan(space, base, max_epochs, folder)
     gpus = _visible_gpus() if base.accelerator != "cpu" else 0
@@ -220,6 +208,7 @@ def _run_with_ray(args: argparse.Namespace, conductor: Conductor, parts: Parts) 
     if not args.quiet:
         print("starting Ray ...", file=sys.stderr, flush=True)
     from phenoscape_tune.search.display import Display, describe_plan
+    from phenoscape_tune.search.plan import share_devices
     from phenoscape_tune.search.runner import check_on_worker, count_gpus, run_search, start_ray
     from phenoscape_tune.search.tensorboard import write_experiment
 
@@ -246,22 +235,6 @@ def _finish(conductor: Conductor) -> int:
     write_summary(conductor, outcome)
     print("\n".join(["", *describe_outcome(conductor.plan, outcome, best)]))
     return DONE if outcome else OTHER_FAULT
-
-
-def share_devices(cpus: int, gpus: int, concurrent: int | None) -> tuple[int, int, float]:
-    """Trials side by side, and the CPUs and GPUs that each reserves.
-
-    On GPUs one trial a GPU, or a fraction of one where more trials are asked for; on a CPU as many as cores.
-    Raises UserError where a trial would have no core.
-    """
-    concurrent = concurrent or gpus or cpus
-    if concurrent > cpus:
-        raise UserError(f"--concurrent: {concurrent} trials side by side on {cpus} CPU cores; at most {cpus}")
-    if not gpus:
-        return concurrent, cpus // concurrent, 0.0
-    # Ray shares a GPU only among trials that fit on it together: 1/n each.
-    each = 1.0 if concurrent <= gpus else 1.0 / -(-concurrent // gpus)
-    return concurrent, cpus // concurrent, each
 
 
 def _devices(gpus: int) -> str:

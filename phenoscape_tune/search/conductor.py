@@ -8,46 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from phenoscape_tune.config import TrainConfig, build_config, merge, set_key
+from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
-from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.sampler import derive_seed
-from phenoscape_tune.search.space import SearchSpace
 from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED, Study, TrialRecord, confirm_stage
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A search, resolved: what will run, before anything has."""
-
-    space: SearchSpace
-    base: TrainConfig
-    stages: tuple[Stage, ...]
-    rungs: Rungs
-    folder: Path
-    seed: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def top_k(self) -> int:
-        return 0 if self.space.confirm is None else self.space.confirm.top_k
-
-    @property
-    def repeats(self) -> int:
-        return 0 if self.space.confirm is None else self.space.confirm.seeds
-
-    @property
-    def confirmations(self) -> int:
-        """Trials of the confirmation: the top k and the baseline, each with every fresh seed."""
-        return (self.top_k + 1) * self.repeats
-
-    @property
-    def epochs_at_most(self) -> int:
-        return (sum(stage.trials for stage in self.stages) + self.confirmations) * self.rungs.max_epochs
 
 
 @dataclass(frozen=True)
@@ -229,14 +197,3 @@ class Conductor:
 def _merit(record: TrialRecord) -> float:
     assert record.objective is not None
     return -record.objective
-
-
-def shrink_to_trials(plan: Plan) -> Plan:
-    """A plan whose confirmation does not ask for more trials than the search has."""
-    confirm = plan.space.confirm
-    searched = sum(stage.trials for stage in plan.stages) - 1
-    if confirm is None or confirm.top_k <= searched:
-        return plan
-    space = plan.space.model_copy(update={"confirm": confirm.model_copy(update={"top_k": searched})})
-    note = f"confirm.top_k: {searched} instead of {confirm.top_k}: there are no more searched trials"
-    return replace(plan, space=space, notes=(*plan.notes, note))

@@ -15,9 +15,7 @@ import pytest
 from PIL import Image
 
 from phenoscape_tune.cli import tune
-from phenoscape_tune.cli.tune import share_devices
 from phenoscape_tune.config import load_config
-from phenoscape_tune.errors import UserError
 from phenoscape_tune.yaml_file import load_mapping
 
 ROOT = Path(__file__).parents[2]
@@ -441,13 +439,3 @@ def test_help_and_schema_errors_import_neither_torch_nor_ray(arguments: list[str
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, timeout=60)
-
-
-def test_devices_are_shared_out() -> None:
-    assert share_devices(cpus=8, gpus=0, concurrent=None) == (8, 1, 0.0)
-    assert share_devices(cpus=8, gpus=0, concurrent=3) == (3, 2, 0.0)
-    assert share_devices(cpus=8, gpus=2, concurrent=None) == (2, 4, 1.0)
-    assert share_devices(cpus=8, gpus=2, concurrent=4) == (4, 2, 0.5)
-    assert share_devices(cpus=8, gpus=2, concurrent=5) == (5, 1, 1 / 3)
-    with pytest.raises(UserError, match="--concurrent: 9.*8 CPU cores"):
-        share_devices(cpus=8, gpus=0, concurrent=9)

@@ -14,7 +14,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from phenoscape_tune.config import TrainConfig, build_config
-from phenoscape_tune.search.conductor import Conductor, Plan, Task, shrink_to_trials
+from phenoscape_tune.search.conductor import Conductor, Task
+from phenoscape_tune.search.plan import Plan, shrink_to_trials
 from phenoscape_tune.search.priority import plan_stages
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.sampler import derive_seed
@@ -105,8 +106,16 @@ def by_name(conductor: Conductor) -> dict[str, TrialRecord]:
 # A whole search
 
 
-def test_a_staged_search_runs_its_stages_in_order_and_ends(tmp_path: Path) -> None:
-    conductor = search(tmp_path)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    """A staged search that has run to its end, for tests that only look at it."""
+    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("finished"))))
+    driver.run()
+    return driver
+
+
+def test_a_staged_search_runs_its_stages_in_order_and_ends(finished: Driver) -> None:
+    conductor = finished.conductor
     assert conductor.done
     assert conductor.next_task() is None
     assert [stage.name for stage in conductor.stages] == ["defaults", "lr", "temperature", "confirm"]
@@ -122,13 +131,13 @@ def test_a_joint_search_varies_all_keys_at_once(tmp_path: Path) -> None:
     assert all(record.values.keys() == {"lr", "temperature"} for record in conductor.records(conductor.stages[1]))
 
 
-def test_the_baseline_is_trial_zero_and_has_the_base_configuration(tmp_path: Path) -> None:
-    conductor = search(tmp_path)
+def test_the_baseline_is_trial_zero_and_has_the_base_configuration(finished: Driver) -> None:
+    conductor = finished.conductor
     baseline = conductor.baseline
     assert baseline is not None
     assert baseline == conductor.records()[0]
     assert (baseline.stage, baseline.values, baseline.status) == ("defaults", {}, COMPLETED)
-    changed = {"max_epochs": EPOCHS, "out_dir": str(tmp_path / "trials" / baseline.name)}
+    changed = {"max_epochs": EPOCHS, "out_dir": str(conductor.plan.folder / "trials" / baseline.name)}
     assert conductor.config_of(baseline) == conductor.plan.base.model_copy(update=changed)
 
 
@@ -136,17 +145,15 @@ def test_no_baseline_before_the_first_task(tmp_path: Path) -> None:
     assert open_conductor(make_plan(tmp_path)).baseline is None
 
 
-def test_a_stage_starts_from_the_last_winner_which_is_not_run_again(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    driver = Driver(open_conductor(plan))
-    conductor = driver.run()
+def test_a_stage_starts_from_the_last_winner_which_is_not_run_again(finished: Driver) -> None:
+    conductor, plan = finished.conductor, finished.conductor.plan
     defaults, lr, temperature = conductor.winners
     assert defaults is not None and lr is not None and temperature is not None
     completed = [r for r in conductor.records(plan.stages[1]) if r.status == COMPLETED]
     assert lr == max([defaults, *completed], key=lambda record: record.objective or 0)
     assert all(r.values["lr"] == lr.values["lr"] for r in conductor.records(plan.stages[2]))
     # Started once, each of them, and nothing but what the plan counts.
-    assert Counter(task.record.name for task in driver.handed) == dict.fromkeys(by_name(conductor), 1)
+    assert Counter(task.record.name for task in finished.handed) == dict.fromkeys(by_name(conductor), 1)
 
 
 def test_a_stage_without_a_better_trial_keeps_the_last_winner(tmp_path: Path) -> None:
@@ -170,11 +177,11 @@ def study_trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=name, storage=storage).get_trials()
 
 
-def test_the_sampler_is_told_the_standing_winner_at_its_values(tmp_path: Path) -> None:
-    conductor = search(tmp_path)
+def test_the_sampler_is_told_the_standing_winner_at_its_values(finished: Driver) -> None:
+    conductor = finished.conductor
     for stage, winner in zip(conductor.plan.stages[1:], conductor.winners, strict=False):
         assert winner is not None
-        told = [t for t in study_trials(tmp_path, stage.study_name) if "taken_over" in t.user_attrs]
+        told = [t for t in study_trials(conductor.plan.folder, stage.study_name) if "taken_over" in t.user_attrs]
         config = conductor.config_of(winner)
         assert [(t.user_attrs["taken_over"], t.params) for t in told] == [
             (winner.name, {key: getattr(config, key) for key in stage.keys})
@@ -210,7 +217,7 @@ def test_the_winners_curve_counts_at_the_rungs_of_the_next_stage(tmp_path: Path)
     assert all("not among the best 1/3 at epoch 2" in r.reason for r in records if r.status == PRUNED)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_one_trial_of_each_stage_runs_to_the_end_whatever_it_reports(seed: int, tmp_path: Path) -> None:
     base = build_config({"seed": seed, "max_epochs": 50})
     plan = make_plan(tmp_path, base=base, rungs=Rungs(1, 9, EPOCHS), confirm=None)
@@ -241,8 +248,8 @@ def test_confirmations_always_run_to_the_end(tmp_path: Path) -> None:
 # Confirmation
 
 
-def test_confirmation_repeats_the_best_and_the_baseline_with_fresh_seeds(tmp_path: Path) -> None:
-    conductor = search(tmp_path)
+def test_confirmation_repeats_the_best_and_the_baseline_with_fresh_seeds(finished: Driver) -> None:
+    conductor = finished.conductor
     records = conductor.records(conductor.stages[-1])
     ranked = [record.name for record in conductor.ranked() if record.stage != "defaults"]
     assert conductor.baseline is not None
@@ -254,16 +261,15 @@ def test_confirmation_repeats_the_best_and_the_baseline_with_fresh_seeds(tmp_pat
     assert all(record.of and record.values == searched[record.of].values for record in records)
 
 
-def test_the_best_are_told_by_their_objectives(tmp_path: Path) -> None:
-    objectives = [record.objective or 0 for record in search(tmp_path).ranked()]
+def test_the_best_are_told_by_their_objectives(finished: Driver) -> None:
+    objectives = [record.objective or 0 for record in finished.conductor.ranked()]
+    assert len(objectives) > 2
     assert objectives == sorted(objectives, reverse=True)
 
 
-def test_a_confirmation_measures_the_test_part_and_no_other_trial_does(tmp_path: Path) -> None:
-    driver = Driver(open_conductor(make_plan(tmp_path)))
-    driver.run()
-    assert {task.test for task in driver.handed if task.record.stage == "confirm"} == {True}
-    assert {task.test for task in driver.handed if task.record.stage != "confirm"} == {False}
+def test_a_confirmation_measures_the_test_part_and_no_other_trial_does(finished: Driver) -> None:
+    assert {task.test for task in finished.handed if task.record.stage == "confirm"} == {True}
+    assert {task.test for task in finished.handed if task.record.stage != "confirm"} == {False}
 
 
 def test_without_confirmation_the_search_ends_after_its_last_stage(tmp_path: Path) -> None:
@@ -294,16 +300,15 @@ def test_the_baseline_alone_is_not_repeated_for_nothing(tmp_path: Path) -> None:
 # Configurations of trials
 
 
-def test_a_trial_has_the_searchs_length_and_a_folder_of_its_own(tmp_path: Path) -> None:
-    driver = Driver(open_conductor(make_plan(tmp_path)))
-    conductor = driver.run()
+def test_a_trial_has_the_searchs_length_and_a_folder_of_its_own(finished: Driver) -> None:
+    conductor = finished.conductor
     base = conductor.plan.base
-    for task in driver.handed:
+    for task in finished.handed:
         config, record = task.config, task.record
         assert config == conductor.config_of(record)
         assert config.max_epochs == EPOCHS
         assert config.schedule_epochs == EPOCHS
-        assert config.out_dir == str(tmp_path / "trials" / record.name)
+        assert config.out_dir == str(conductor.plan.folder / "trials" / record.name)
         assert config.lr == record.values.get("lr", base.lr)
         assert config.temperature == record.values.get("temperature", base.temperature)
         assert config.seed == (base.seed if record.seed is None else record.seed)
@@ -335,7 +340,7 @@ def test_a_cosine_over_the_whole_run_covers_the_trials_run(period: int | None, e
 # Failures
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_a_diverged_trial_fails_at_once_and_says_when(value: float, tmp_path: Path) -> None:
     def diverge(config: TrainConfig, epoch: int) -> float:
         return value if config.lr > 0.01 and epoch == 2 else learn(config, epoch)
@@ -376,8 +381,8 @@ def test_a_trial_that_cannot_go_on_is_failed_with_its_reason_once(tmp_path: Path
     assert (record.status, record.reason, record.curve) == (FAILED, "out of memory", (0.3,))
 
 
-def test_a_trial_that_has_ended_is_heard_no_more(tmp_path: Path) -> None:
-    conductor = search(tmp_path)
+def test_a_trial_that_has_ended_is_heard_no_more(finished: Driver) -> None:
+    conductor = finished.conductor
     before = conductor.records()
     assert not conductor.report(before[0].name, {"epoch": 99, "objective": 1.0})
     assert not conductor.report("no-such-trial", {"epoch": 1, "objective": 1.0})
@@ -401,7 +406,7 @@ def test_no_task_while_the_stages_others_are_running(tmp_path: Path) -> None:
     assert not conductor.done
 
 
-@pytest.mark.parametrize("concurrent", [1, 3, 8])
+@pytest.mark.parametrize("concurrent", [1, 8])
 def test_as_many_side_by_side_as_asked_for_run_the_same_number_of_trials(concurrent: int, tmp_path: Path) -> None:
     conductor = search(tmp_path, concurrent=concurrent)
     assert [len(conductor.records(stage)) for stage in conductor.stages] == [1, 5, 5, 6]
@@ -417,7 +422,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
     return driver.conductor, sum(1 for _ in driver.reports())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
     unbroken: tuple[Conductor, int], data: st.DataObject
@@ -438,7 +443,7 @@ def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
         assert sum(task.resume for task in driver.handed) <= 1
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(stop=st.integers(1, 70), concurrent=st.integers(1, 4))
 def test_a_search_side_by_side_stopped_anywhere_loses_nothing_and_repeats_nothing(stop: int, concurrent: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -509,19 +514,20 @@ def test_a_trial_stopped_between_a_rungs_report_and_its_end_is_pruned_not_gone_o
     assert (record.status, len(record.curve)) == (PRUNED, 2)
 
 
-def test_settling_a_finished_search_needs_no_trial(tmp_path: Path) -> None:
-    first = search(tmp_path)
-    size = (tmp_path / "study.journal").stat().st_size
+def test_settling_a_finished_search_needs_no_trial(finished: Driver) -> None:
+    first = finished.conductor
+    journal = first.plan.folder / "study.journal"
+    size = journal.stat().st_size
     again = open_conductor(first.plan)
     assert not again.done
     assert again.settle()
     assert again.done
     assert again.records() == first.records()
     assert again.winners == first.winners
-    assert (tmp_path / "study.journal").stat().st_size == size
+    assert journal.stat().st_size == size
 
 
-@pytest.mark.parametrize("stop", [1, 5, 9, 20, 40])
+@pytest.mark.parametrize("stop", [1, 9, 40])
 def test_settling_an_unfinished_search_starts_nothing(stop: int, tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     before = Driver(open_conductor(plan)).run(stop).records()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from ray.cloudpickle import register_pickle_by_value
 
-from phenoscape_tune.cli.tune import make_plan
 from phenoscape_tune.config import build_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.display import Display
+from phenoscape_tune.search.plan import make_plan
 from phenoscape_tune.search.runner import run_search
 from phenoscape_tune.search.space import build_space
 from phenoscape_tune.search.study import Study, TrialRecord

@@ -1,0 +1,81 @@
+"""A search, resolved: what will run within the budget and on the devices, before anything has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.priority import Stage, plan_stages
+from phenoscape_tune.search.rungs import Rungs, plan_rungs
+from phenoscape_tune.search.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a search will do."""
+
+    space: SearchSpace
+    base: TrainConfig
+    stages: tuple[Stage, ...]
+    rungs: Rungs
+    folder: Path
+    seed: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def top_k(self) -> int:
+        return 0 if self.space.confirm is None else self.space.confirm.top_k
+
+    @property
+    def repeats(self) -> int:
+        return 0 if self.space.confirm is None else self.space.confirm.seeds
+
+    @property
+    def confirmations(self) -> int:
+        """Trials of the confirmation: the top k and the baseline, each with every fresh seed."""
+        return (self.top_k + 1) * self.repeats
+
+    @property
+    def epochs_at_most(self) -> int:
+        return (sum(stage.trials for stage in self.stages) + self.confirmations) * self.rungs.max_epochs
+
+
+def make_plan(space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> Plan:
+    """Stages, rungs and confirmation within the budget, with a note on whatever had to give way."""
+    stages = plan_stages(space.parameters, space.order, space.budget.trials)
+    trial = base.model_copy(update={"max_epochs": max_epochs})
+    rungs, notes = plan_rungs(
+        space.scheduler.grace_epochs, space.scheduler.reduction_factor, max_epochs, trial.resolved_warmup_epochs
+    )
+    if base.T_max not in (None, base.max_epochs):
+        notes.append(f"T_max: {base.T_max} epochs, while a trial of this search runs {max_epochs}")
+    return shrink_to_trials(Plan(space, base, tuple(stages), rungs, folder, base.seed, tuple(notes)))
+
+
+def shrink_to_trials(plan: Plan) -> Plan:
+    """A plan whose confirmation does not ask for more trials than the search has."""
+    confirm = plan.space.confirm
+    searched = sum(stage.trials for stage in plan.stages) - 1
+    if confirm is None or confirm.top_k <= searched:
+        return plan
+    space = plan.space.model_copy(update={"confirm": confirm.model_copy(update={"top_k": searched})})
+    note = f"confirm.top_k: {searched} instead of {confirm.top_k}: there are no more searched trials"
+    return replace(plan, space=space, notes=(*plan.notes, note))
+
+
+def share_devices(cpus: int, gpus: int, concurrent: int | None) -> tuple[int, int, float]:
+    """Trials side by side, and the CPUs and GPUs that each reserves.
+
+    On GPUs one trial a GPU, or a fraction of one where more trials are asked for; on a CPU as many as cores.
+    Raises UserError where a trial would have no core.
+    """
+    concurrent = concurrent or gpus or cpus
+    if concurrent > cpus:
+        raise UserError(f"--concurrent: {concurrent} trials side by side on {cpus} CPU cores; at most {cpus}")
+    if not gpus:
+        return concurrent, cpus // concurrent, 0.0
+    # Ray shares a GPU only among trials that fit on it together: 1/n each.
+    each = 1.0 if concurrent <= gpus else 1.0 / -(-concurrent // gpus)
+    return concurrent, cpus // concurrent, each

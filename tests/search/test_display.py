@@ -1,0 +1,301 @@
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from test_conductor import EPOCHS, Driver, learn, make_plan, open_conductor
+
+from phenoscape_tune.config import TrainConfig, build_config, set_key
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.display import Display, describe_outcome, describe_plan, edges, format_value
+from phenoscape_tune.search.plan import Plan
+from phenoscape_tune.search.report import Outcome, decide, write_best
+from phenoscape_tune.search.rungs import Rungs
+from phenoscape_tune.search.space import load_space
+from phenoscape_tune.search.study import COMPLETED, TrialRecord
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test here cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+# The plan
+
+
+def test_the_plan_has_a_line_a_stage(tmp_path: Path) -> None:
+    lines = describe_plan(make_plan(tmp_path), "2 CPU cores", "data: 300 images", 2)
+    assert lines[0] == f"search {tmp_path}"
+    assert lines[1] == "data: 300 images"
+    stages = [line for line in lines if line.startswith("stage ")]
+    assert stages == [
+        "stage 0 defaults: none (the configuration as it is); 1 trial",
+        "stage 1 lr: lr; 5 trials",
+        "stage 2 temperature: temperature; 5 trials",
+    ]
+
+
+def test_the_plan_tells_trials_epochs_devices_and_cost(tmp_path: Path) -> None:
+    lines = describe_plan(make_plan(tmp_path), "1 GPU", None, 1)
+    text = "\n".join(lines)
+    assert "then confirm: the best 2 and the defaults, each with 2 fresh seeds: 6 trials" in text
+    assert "trials: 11 + 6 confirmations; epochs a trial: 9, compared at 2, 4, 8 (one in 2 goes on)" in text
+    assert "devices: 1 GPU, 1 trial at a time" in text
+    assert f"at most {17 * EPOCHS} epochs" in text
+
+
+def test_the_plan_of_a_joint_search_names_all_keys(tmp_path: Path) -> None:
+    lines = describe_plan(make_plan(tmp_path, order="joint"), "2 CPU cores", None, 2)
+    assert any(line.startswith("stage 1 joint: lr, temperature; 10 trials") for line in lines)
+
+
+def test_the_plan_without_confirmation_or_rungs_and_with_notes(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, rungs=Rungs(9, 3, EPOCHS), budget={"trials": 3}, confirm={"top_k": 5, "seeds": 1})
+    text = "\n".join(describe_plan(plan, "2 CPU cores", None, 2))
+    assert "compared at none" in text
+    assert "note: confirm.top_k: 2 instead of 5: there are no more searched trials" in text
+    text = "\n".join(describe_plan(make_plan(tmp_path, confirm=None), "2 CPU cores", None, 2))
+    assert "then confirm" not in text
+    assert "11 + 0 confirmations" in text
+
+
+# The outcome
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
+    """A finished search without a test part, in a folder with a space in its name; some trials diverged."""
+    plan = make_plan(tmp_path_factory.mktemp("searches") / "my search")
+    plan.folder.mkdir()
+
+    def objective(config: TrainConfig, epoch: int) -> float:
+        return math.nan if config.lr > 0.02 else learn(config, epoch)
+
+    return Driver(open_conductor(plan), objective).run()
+
+
+def outcome_lines(conductor: Conductor) -> tuple[Outcome, list[str]]:
+    outcome = decide(conductor)
+    assert outcome is not None
+    return outcome, describe_outcome(conductor.plan, outcome, write_best(conductor.plan, outcome))
+
+
+def test_the_outcome_tells_baseline_winner_gain_and_the_two_commands(finished: Conductor) -> None:
+    outcome, lines = outcome_lines(finished)
+    assert outcome.baseline is not None
+    values = outcome.best.record.values
+    folder = finished.plan.folder
+    assert lines[0].startswith(f"baseline  {outcome.baseline.objective:.3f} ± ")
+    assert lines[1].startswith(f"winner    {outcome.best.objective:.3f} ± ")
+    assert f"lr={values['lr']:.3g}  temperature={values['temperature']:.3g}" in lines[1]
+    assert outcome.best.record.name in lines[1]
+    assert lines[2] == f"gain      {outcome.verdict}"
+    assert lines[-2] == f"train it  python scripts/train.py --config '{folder / 'best.yaml'}'"
+    assert lines[-1] == f"look      tensorboard --logdir '{folder}'"
+
+
+def test_where_the_defaults_are_best_the_outcome_says_so(tmp_path: Path) -> None:
+    def only_defaults(config: TrainConfig, epoch: int) -> float:
+        return 0.9 if (config.lr, config.temperature) == (0.001, 0.1) else 0.1
+
+    conductor = Driver(open_conductor(make_plan(tmp_path, confirm=None)), only_defaults).run()
+    _, lines = outcome_lines(conductor)
+    assert "the defaults" in lines[1]
+    assert not any(line.startswith("edge") for line in lines)
+    assert f"--config {tmp_path / 'best.yaml'}" in lines[-2]
+
+
+def test_where_nothing_trained_the_outcome_says_what_to_do(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    (line,) = describe_outcome(plan, None, None)
+    assert line.startswith("no valid trial: every one failed")
+    assert str(tmp_path / "leaderboard.csv") in line
+    assert "searched: temperature, lr" in line
+
+
+# Winners at the edge of their range
+
+
+def edge_plan(folder: Path, key: str, **parameter: Any) -> Plan:
+    return make_plan(folder, parameters={key: parameter}, budget={"trials": 3}, confirm=None)
+
+
+def advised(plan: Plan, **values: Any) -> list[str]:
+    return edges(plan, TrialRecord("x-00-abcde", "x", 0, values, COMPLETED))
+
+
+def test_a_winner_at_the_edge_is_told_with_the_range_to_try_next(tmp_path: Path) -> None:
+    plan = edge_plan(tmp_path, "lr", type="loguniform", low=1e-4, high=1e-2)
+    assert advised(plan, lr=1.1e-4) == ["lr=0.00011 is at the lower edge of its range; try low: 1e-05"]
+    assert advised(plan, lr=0.0095) == ["lr=0.0095 is at the upper edge of its range; try high: 0.1"]
+    assert advised(plan, lr=0.001) == []
+
+
+def test_an_edge_of_an_even_range_is_a_twentieth_of_it(tmp_path: Path) -> None:
+    plan = edge_plan(tmp_path, "temperature", type="uniform", low=1, high=3)
+    assert advised(plan, temperature=2.95) == ["temperature=2.95 is at the upper edge of its range; try high: 4"]
+    assert advised(plan, temperature=2.85) == []
+    assert advised(plan, temperature=1.15) == []
+
+
+def test_a_choice_has_no_edge(tmp_path: Path) -> None:
+    plan = edge_plan(tmp_path, "batch_size", type="choice", values=[16, 32])
+    assert advised(plan, batch_size=16) == []
+
+
+@pytest.mark.parametrize("name", ["lr", "lr_temp", "full", "demo"])
+def test_the_range_to_try_next_is_one_that_the_configuration_accepts(name: str, tmp_path: Path) -> None:
+    space = load_space(name)[0]
+    plan = make_plan(tmp_path, **space.to_mapping())
+    for key, parameter in space.parameters.items():
+        for bound in (parameter.low, parameter.high):
+            if bound is None:
+                continue
+            for line in advised(plan, **{key: bound}):
+                values: dict[str, Any] = {}
+                set_key(values, key, float(line.rsplit(": ", 1)[1]))
+                try:
+                    build_config(values)
+                except UserError as error:
+                    pytest.fail(f"{line}: {error}")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.001234567, "0.00123"), (1e-5, "1e-05"), (32, "32"), ("sgd", "sgd"), (None, "None"), (0.5, "0.5")],
+)
+def test_values_are_shown_in_few_characters(value: object, shown: str) -> None:
+    assert format_value(value) == shown
+
+
+# The live table
+
+
+def shown_table(conductor: Conductor, width: int) -> list[str]:
+    display = Display(conductor, quiet=True, concurrent=2)
+    console = Console(width=width, file=io.StringIO(), record=True, legacy_windows=False)
+    console.print(display._table())  # what the live view shows; a terminal of this width cannot be had in a test
+    return console.export_text().rstrip("\n").split("\n")
+
+
+def table_rows(lines: list[str]) -> list[str]:
+    head, header, *rows = lines
+    assert head.startswith("stage ")
+    assert header.split() == ["stage", "trial", "values", "epoch", "objective", "status"]
+    return rows
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_table_has_one_line_a_trial_at_any_width(width: int, finished: Conductor) -> None:
+    lines = shown_table(finished, width)
+    assert len(lines) == 2 + 12  # what runs, the header, and the last twelve trials
+    assert all(len(line) <= width for line in lines)
+    for record, row in zip(finished.records()[-12:], table_rows(lines), strict=True):
+        cells = row.split()
+        assert cells[:2] == [record.stage, record.name.split("-", 1)[1]]
+        assert f"{len(record.curve)}/{EPOCHS}" in cells
+        assert record.objective is None or any(cell.startswith(f"{record.objective:.3f}") for cell in cells)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_wide_search_does_not_wrap_either(width: int, tmp_path: Path) -> None:
+    space = load_space("full")[0].to_mapping()
+    conductor = open_conductor(make_plan(tmp_path, **{**space, "order": "staged", "budget": {"trials": 11}}))
+    driver = Driver(conductor, lambda config, epoch: learn(config, epoch) + 0.01 * config.transforms.min_scale)
+    for _ in driver.reports():
+        if conductor.stage.name == "augmentation" and len(conductor.live) == 2:
+            break
+    task = driver.handed[-1].record.name
+    conductor.fail(task, "RuntimeError: " + "a very long reason " * 12)
+    lines = shown_table(conductor, width)
+    assert len(table_rows(lines)) == len(conductor.records())
+    assert len(lines) == 2 + len(conductor.records())
+    assert all(len(line) <= width for line in lines)
+
+
+def test_at_full_width_the_table_shows_the_values_of_each_trial(finished: Conductor) -> None:
+    rows = table_rows(shown_table(finished, 140))
+    confirmations = [record for record in finished.records() if record.of]
+    assert f"repeats {confirmations[0].of}, seed 6" in rows[-6]
+    searched = finished.records()[-12:-6]
+    for record, row in zip(searched, rows, strict=False):
+        for key, value in record.values.items():
+            assert f"{key}={value:.3g}" in row
+
+
+def test_at_80_columns_the_values_can_still_be_read(finished: Conductor) -> None:
+    for record, row in zip(finished.records()[-12:-6], table_rows(shown_table(finished, 80)), strict=False):
+        assert f"lr={record.values['lr']:.3g}" in row
+
+
+def test_the_best_completed_trial_is_marked_and_running_ones_are_shown(tmp_path: Path) -> None:
+    conductor = Driver(open_conductor(make_plan(tmp_path))).run(EPOCHS + 3)
+    rows = table_rows(shown_table(conductor, 100))
+    assert [row.split()[-1] for row in rows] == ["completed", "running", "running"]
+    assert [row.count("*") for row in rows] == [1, 0, 0]
+    assert "defaults" in rows[0]
+
+
+def test_the_head_tells_the_stage_and_how_far_the_search_is(tmp_path: Path) -> None:
+    conductor = Driver(open_conductor(make_plan(tmp_path))).run(EPOCHS + 3)
+    head = shown_table(conductor, 140)[0]
+    assert head.startswith("stage 1 lr: lr")
+    assert "1 of 17 trials ended, 2 at a time" in head
+    assert "time left: after the first epochs" in head
+
+
+def test_an_empty_search_has_an_empty_table(tmp_path: Path) -> None:
+    assert table_rows(shown_table(open_conductor(make_plan(tmp_path)), 80)) == []
+
+
+# In a pipe
+
+
+def told(conductor: Conductor, capsys: pytest.CaptureFixture[str], quiet: bool = False) -> str:
+    driver = Driver(conductor)
+    with Display(conductor, quiet, 2) as display:
+        for _ in driver.reports():
+            display.update(epoch_done=True)
+    return capsys.readouterr().out
+
+
+def test_in_a_pipe_each_stage_and_each_end_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conductor = open_conductor(make_plan(tmp_path))
+    lines = told(conductor, capsys).splitlines()
+    stages = [line for line in lines if line.startswith("stage ")]
+    assert [line.split(":")[0] for line in stages] == [
+        "stage 0 defaults",
+        "stage 1 lr",
+        "stage 2 temperature",
+        "stage 3 confirm",
+    ]
+    ends = [line for line in lines if line.startswith("  ")]
+    assert len(ends) == len(lines) - len(stages)
+    assert sorted(line.split()[0] for line in ends) == sorted(record.name for record in conductor.records())
+    for record in conductor.records():
+        (line,) = [line for line in ends if line.split()[0] == record.name]
+        assert f": {record.status}" in line
+        assert f"{len(record.curve)} epochs objective {record.objective:.3f}" in line
+        assert "time left" in line
+        assert record.reason in line
+
+
+def test_quiet_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(open_conductor(make_plan(tmp_path)), capsys, quiet=True) == ""
+
+
+def test_after_a_resume_only_what_is_new_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan(tmp_path)
+    before = {record.name for record in Driver(open_conductor(plan)).run(40).records() if record.ended}
+    conductor = open_conductor(plan)
+    assert not conductor.settle()
+    ends = {line.split()[0] for line in told(conductor, capsys).splitlines() if line.startswith("  ")}
+    assert ends == {record.name for record in conductor.records()} - before
+    assert before

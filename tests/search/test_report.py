@@ -1,0 +1,483 @@
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_conductor import EPOCHS, Driver, learn, make_plan, open_conductor
+
+from phenoscape_tune.config import TrainConfig, build_config, load_config
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.report import Outcome, decide, versions, write_best, write_leaderboard, write_summary
+from phenoscape_tune.search.rungs import Rungs
+from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED
+
+COLUMNS = ["rank", "trial", "stage", "status", "epochs", "objective", "objective_sd", "seconds", "gpu_hours", "reason"]
+LABELS = ["crow", "finch", "robin"] * 30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No test here cuts the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+def mixed(config: TrainConfig, epoch: int) -> float:
+    """As `learn`, but the largest learning rates diverge in their second epoch."""
+    return math.nan if config.lr > 0.02 and epoch == 2 else learn(config, epoch)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
+    """A search that has run to its end, with completed, pruned and failed trials and a confirmation."""
+    plan = make_plan(tmp_path_factory.mktemp("searches") / "my search", rungs=Rungs(2, 2, EPOCHS))
+    plan.folder.mkdir()
+    conductor = open_conductor(plan)
+    conductor.gpus_per_trial = 0.5
+    return Driver(conductor, mixed).run()
+
+
+def leaderboard(conductor: Conductor) -> tuple[list[str], list[dict[str, str]]]:
+    write_leaderboard(conductor)
+    with (conductor.plan.folder / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    assert reader.fieldnames is not None
+    return list(reader.fieldnames), rows
+
+
+# leaderboard.csv
+
+
+def test_the_leaderboard_has_the_contracts_columns_then_one_a_searched_key(finished: Conductor) -> None:
+    assert leaderboard(finished)[0] == [*COLUMNS, "lr", "temperature"]
+
+
+def test_the_leaderboard_has_one_row_for_each_trial_that_was_started(finished: Conductor) -> None:
+    rows = leaderboard(finished)[1]
+    assert sorted(row["trial"] for row in rows) == sorted(record.name for record in finished.records())
+    assert len(rows) == 11 + 6
+    assert sum(row["stage"] == "confirm" for row in rows) == 6
+    assert {row["status"] for row in rows} == {"completed", "pruned", "failed"}
+
+
+def test_a_row_tells_what_the_study_knows(finished: Conductor) -> None:
+    records = {record.name: record for record in finished.records()}
+    for row in leaderboard(finished)[1]:
+        record = records[row["trial"]]
+        assert (row["stage"], row["status"], int(row["epochs"])) == (record.stage, record.status, len(record.curve))
+        assert float(row["objective"]) == pytest.approx(record.objective, abs=1e-4)
+        assert float(row["seconds"]) == record.seconds == len(record.curve)
+        assert float(row["gpu_hours"]) == pytest.approx(record.seconds * 0.5 / 3600, abs=1e-4)
+        assert float(row["lr"]) == record.values.get("lr", 0.001)
+        assert float(row["temperature"]) == record.values.get("temperature", 0.1)
+        if record.status != COMPLETED:
+            assert row["reason"] == record.reason != ""
+
+
+def test_the_standard_deviation_is_the_last_evaluations(tmp_path: Path) -> None:
+    conductor = open_conductor(make_plan(tmp_path))
+    task = conductor.next_task()
+    assert task is not None
+    conductor.report(task.record.name, {"epoch": 1, "objective": 0.5, "objective_error": 0.02})
+    conductor.report(task.record.name, {"epoch": 2, "objective": 0.5, "objective_error": 0.03})
+    assert leaderboard(conductor)[1][0]["objective_sd"] == "0.0300"
+
+
+def test_ranks_count_completed_then_pruned_trials_and_no_others(finished: Conductor) -> None:
+    rows = leaderboard(finished)[1]
+    ranked = [row for row in rows if row["rank"]]
+    assert [int(row["rank"]) for row in ranked] == list(range(1, len(ranked) + 1))
+    assert rows[: len(ranked)] == ranked
+    statuses = [row["status"] for row in ranked]
+    assert statuses == sorted(statuses)  # completed, then pruned
+    assert set(statuses) == {"completed", "pruned"}
+    completed = [float(row["objective"]) for row in ranked if row["status"] == "completed"]
+    assert completed == sorted(completed, reverse=True)
+    epochs = [int(row["epochs"]) for row in ranked if row["status"] == "pruned"]
+    assert epochs == sorted(epochs, reverse=True)
+    assert {row["status"] for row in rows if not row["rank"] and row["stage"] != "confirm"} == {"failed"}
+
+
+def test_confirmations_say_whom_they_repeat(finished: Conductor) -> None:
+    confirmations = [row for row in leaderboard(finished)[1] if row["stage"] == "confirm"]
+    assert [row["rank"] for row in confirmations] == [""] * 6
+    assert finished.baseline is not None
+    assert confirmations[0]["reason"] == f"repeats {finished.baseline.name} with seed 6"
+
+
+def test_a_winner_that_a_stage_takes_over_is_no_new_row(tmp_path: Path) -> None:
+    def only_defaults(config: TrainConfig, epoch: int) -> float:
+        return 0.9 if (config.lr, config.temperature) == (0.001, 0.1) else 0.1
+
+    conductor = Driver(open_conductor(make_plan(tmp_path, confirm=None)), only_defaults).run()
+    rows = leaderboard(conductor)[1]
+    assert len(rows) == 11
+    assert len({row["trial"] for row in rows}) == 11
+
+
+def test_a_trial_that_was_running_when_the_search_stopped_is_interrupted(tmp_path: Path) -> None:
+    conductor = Driver(open_conductor(make_plan(tmp_path))).run(EPOCHS + 3)
+    rows = leaderboard(conductor)[1]
+    assert [row["status"] for row in rows] == ["completed", "interrupted", "interrupted"]
+    assert [row["rank"] for row in rows] == ["1", "", ""]
+
+
+def test_a_trial_that_never_reported_has_an_empty_objective(tmp_path: Path) -> None:
+    conductor = open_conductor(make_plan(tmp_path))
+    task = conductor.next_task()
+    assert task is not None
+    conductor.fail(task.record.name, 'out of "memory",\nreally')
+    (row,) = leaderboard(conductor)[1]
+    assert (row["status"], row["objective"], row["epochs"], row["rank"]) == (FAILED, "", "0", "")
+    assert row["reason"] == 'out of "memory",\nreally'
+
+
+def test_nested_keys_and_null_values_stand_in_their_columns(tmp_path: Path) -> None:
+    parameters = {
+        "transforms.cj_strength": {"type": "uniform", "low": 0, "high": 1},
+        "weights": {"type": "choice", "values": [None, "DEFAULT"]},
+    }
+    plan = make_plan(tmp_path, parameters=parameters, order="joint", budget={"trials": 5}, confirm=None)
+    conductor = Driver(open_conductor(plan)).run()
+    header, rows = leaderboard(conductor)
+    assert header[-2:] == ["transforms.cj_strength", "weights"]
+    assert next(row for row in rows if row["stage"] == "defaults")["transforms.cj_strength"] == "0.5"
+    assert {row["weights"] for row in rows} == {"", "DEFAULT"}
+
+
+# Outcomes
+
+
+def is_baseline(config: TrainConfig) -> bool:
+    return (config.lr, config.temperature) == (0.001, 0.1)
+
+
+def write_predictions(folder: Path, right: int) -> None:
+    """Predictions of the test part of which the first `right` are right."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "test_predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "label", "predicted"])
+        writer.writerows((f"{i}.jpg", label, label if i < right else "wren") for i, label in enumerate(LABELS))
+
+
+Conduct = Callable[..., Conductor]
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Conduct:
+    """A confirmed search; how many of 90 test specimens winner and baseline had right, and their costs, are told."""
+    runs: dict[str, Path] = {}
+
+    def conduct(
+        winner: int | None = None, baseline: int | None = None, key: str = "lr", slower: float = 1.0
+    ) -> Conductor:
+        parameters = {
+            "lr": {"lr": {"type": "loguniform", "low": 1e-5, "high": 1e-1}},
+            "batch_size": {"batch_size": {"type": "choice", "values": [16, 64, 128]}},
+        }[key]
+        changes: dict[str, Any] = {
+            "parameters": parameters,
+            "budget": {"trials": 4},
+            "confirm": {"top_k": 1, "seeds": 2},
+        }
+        name = f"{key}-{slower}"
+        if name not in runs:
+            runs[name] = tmp_path_factory.mktemp(name)
+            conductor = open_conductor(make_plan(runs[name], rungs=Rungs(1, 2, 2), **changes))
+            while (task := conductor.next_task()) is not None:
+                base = is_baseline(task.config) and task.config.batch_size == 32
+                for epoch in (1, 2):
+                    row = {"epoch": epoch, "objective": 0.5 if base else 0.6, "seconds": 1.0 if base else slower}
+                    if not conductor.report(task.record.name, row):
+                        break
+        folder = tmp_path_factory.mktemp("copy") / "search"
+        shutil.copytree(runs[name], folder)
+        conductor = open_conductor(make_plan(folder, rungs=Rungs(1, 2, 2), **changes))
+        assert conductor.settle()
+        for record in conductor.records():
+            if record.of and winner is not None and baseline is not None:
+                write_predictions(folder / "trials" / record.name, winner if record.values else baseline)
+        return conductor
+
+    return conduct
+
+
+def outcome_of(conductor: Conductor) -> Outcome:
+    outcome = decide(conductor)
+    assert outcome is not None
+    assert outcome.baseline is not None
+    assert outcome.candidate is not None
+    assert outcome.candidate.record.values
+    return outcome
+
+
+def test_a_clear_gain_makes_the_candidate_the_best(confirmed: Conduct) -> None:
+    outcome = outcome_of(confirmed(winner=72, baseline=36))
+    assert outcome.gain is not None
+    assert outcome.gain.value == pytest.approx(0.4)
+    assert outcome.gain.low > 0
+    assert outcome.best is outcome.candidate
+    assert outcome.difference == outcome.gain.value
+    assert outcome.verdict.startswith("clear gain over the defaults: +0.400 (95 % interval +0.")
+
+
+def test_mean_and_standard_deviation_are_those_of_the_repeats(finished: Conductor) -> None:
+    outcome = outcome_of(finished)
+    for standing in (outcome.baseline, outcome.candidate):
+        assert standing is not None
+        repeats = [r.objective or 0 for r in finished.records() if r.of == standing.record.name]
+        assert len(repeats) == 2
+        assert standing.objective == pytest.approx(np.mean(repeats))
+        assert standing.sd == pytest.approx(np.std(repeats, ddof=1))
+
+
+def test_the_candidate_is_the_best_as_repeated_not_as_searched(tmp_path: Path) -> None:
+    """The luckiest trial of the search is often not the best one."""
+
+    def lucky(config: TrainConfig, epoch: int) -> float:
+        if config.seed == 5:
+            return learn(config, epoch)
+        return 0.9 - learn(config, epoch)  # repeated, the order turns round
+
+    conductor = Driver(open_conductor(make_plan(tmp_path)), lucky).run()
+    candidate = outcome_of(conductor).candidate
+    first, second = [record for record in conductor.ranked() if record.stage != "defaults"][:2]
+    assert first.objective is not None and second.objective is not None
+    assert first.objective > second.objective
+    assert candidate is not None
+    assert candidate.record == second
+
+
+@pytest.mark.parametrize(
+    ("winner", "baseline", "takes"), [(47, 45, "winner"), (45, 45, "defaults"), (43, 45, "defaults")]
+)
+def test_without_a_clear_gain_at_equal_cost_the_better_one_is_taken(
+    winner: int, baseline: int, takes: str, confirmed: Conduct
+) -> None:
+    outcome = outcome_of(confirmed(winner, baseline))
+    assert outcome.gain is not None
+    assert not outcome.gain.low > 0
+    assert outcome.best is (outcome.candidate if takes == "winner" else outcome.baseline)
+    assert outcome.verdict.startswith("no clear gain over the defaults: ")
+    assert "both cost the same" in outcome.verdict
+
+
+def test_a_difference_in_seconds_is_noise_where_no_key_changes_the_cost(confirmed: Conduct) -> None:
+    outcome = outcome_of(confirmed(47, 45, slower=3.0))
+    assert outcome.best is outcome.candidate
+    assert "both cost the same" in outcome.verdict
+
+
+def test_without_a_clear_gain_the_cheaper_baseline_is_taken(confirmed: Conduct) -> None:
+    outcome = outcome_of(confirmed(47, 45, key="batch_size", slower=3.0))
+    assert outcome.best is outcome.baseline
+    assert outcome.verdict.startswith("no clear gain")
+    assert "defaults, which are cheaper" in outcome.verdict
+    assert outcome.difference == 0.0
+
+
+def test_without_a_clear_gain_the_cheaper_winner_is_taken(confirmed: Conduct) -> None:
+    outcome = outcome_of(confirmed(44, 45, key="batch_size", slower=0.3))
+    assert outcome.best is outcome.candidate
+    assert "winner, which is cheaper" in outcome.verdict
+
+
+def test_a_clear_gain_is_worth_its_cost(confirmed: Conduct) -> None:
+    outcome = outcome_of(confirmed(80, 30, key="batch_size", slower=3.0))
+    assert outcome.best is outcome.candidate
+    assert outcome.verdict.startswith("clear gain")
+
+
+def test_a_winner_that_is_worse_on_the_test_part_is_not_taken(confirmed: Conduct) -> None:
+    outcome = outcome_of(confirmed(36, 72, key="batch_size", slower=0.3))
+    assert outcome.best is outcome.baseline
+    assert outcome.verdict.startswith("no gain: the best of the search is worse than the defaults, -0.400")
+
+
+def test_without_a_test_part_the_gain_is_told_as_not_confirmed(confirmed: Conduct) -> None:
+    outcome = outcome_of(confirmed())
+    assert outcome.gain is None
+    assert outcome.best is outcome.candidate
+    assert outcome.difference == pytest.approx(0.1)
+    assert outcome.verdict == "+0.100 against the defaults, not confirmed on a test part"
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_without_confirmation_the_search_decides(better: bool, tmp_path: Path) -> None:
+    def objective(config: TrainConfig, epoch: int) -> float:
+        return 0.5 if is_baseline(config) else 0.6 if better else 0.4
+
+    conductor = Driver(open_conductor(make_plan(tmp_path, confirm=None)), objective).run()
+    outcome = outcome_of(conductor)
+    assert outcome.gain is None
+    assert outcome.best is (outcome.candidate if better else outcome.baseline)
+    assert outcome.difference == pytest.approx(0.1 if better else 0.0)
+    assert ("keeps the defaults" in outcome.verdict) == (not better)
+
+
+def test_a_baseline_that_failed_leaves_no_gain_to_tell(tmp_path: Path) -> None:
+    conductor = Driver(
+        open_conductor(make_plan(tmp_path)), lambda config, epoch: math.nan if is_baseline(config) else 0.6
+    ).run()
+    outcome = decide(conductor)
+    assert outcome is not None
+    assert (outcome.baseline, outcome.gain, outcome.difference) == (None, None, None)
+    assert outcome.best is outcome.candidate
+    assert "the defaults did not train" in outcome.verdict
+
+
+def test_a_baseline_whose_repeats_failed_is_still_the_baseline(tmp_path: Path) -> None:
+    def objective(config: TrainConfig, epoch: int) -> float:
+        return math.nan if is_baseline(config) and config.seed != 5 else learn(config, epoch)
+
+    outcome = decide(Driver(open_conductor(make_plan(tmp_path)), objective).run())
+    assert outcome is not None
+    assert "the defaults did not train" not in outcome.verdict
+    assert outcome.baseline is not None
+    assert outcome.baseline.record.stage == "defaults"
+
+
+def test_where_only_the_defaults_trained_they_are_the_best(tmp_path: Path) -> None:
+    conductor = Driver(
+        open_conductor(make_plan(tmp_path)), lambda config, epoch: 0.5 if is_baseline(config) else math.nan
+    ).run()
+    outcome = decide(conductor)
+    assert outcome is not None
+    assert outcome.candidate is None
+    assert outcome.best is outcome.baseline
+    assert "best.yaml keeps the defaults" in outcome.verdict
+    assert load_config(str(write_best(conductor.plan, outcome))).lr == 0.001
+
+
+def test_where_nothing_trained_there_is_no_outcome(tmp_path: Path) -> None:
+    conductor = Driver(open_conductor(make_plan(tmp_path)), lambda config, epoch: math.nan).run()
+    assert decide(conductor) is None
+    assert {row["status"] for row in leaderboard(conductor)[1]} == {FAILED}
+    summary = summary_of(conductor, None)
+    assert (summary["baseline"], summary["winner"], summary["gain"], summary["gain_ci95"]) == (None, None, None, None)
+    assert summary["verdict"] == "no valid trial"
+
+
+# best.yaml
+
+
+def test_best_yaml_is_the_base_configuration_with_the_winners_values(finished: Conductor) -> None:
+    outcome = outcome_of(finished)
+    path = write_best(finished.plan, outcome)
+    assert path == finished.plan.folder / "best.yaml"
+    best, base = load_config(str(path)), finished.plan.base
+    values = outcome.best.record.values
+    assert values.keys() == {"lr", "temperature"}
+    assert best.max_epochs == base.max_epochs == 50
+    assert (best.lr, best.temperature) == (values["lr"], values["temperature"])
+    assert Path(best.out_dir).parent == finished.plan.folder
+    assert not Path(best.out_dir).exists()
+    assert best == base.model_copy(update={**values, "out_dir": best.out_dir})
+
+
+def test_best_yaml_names_the_trial_and_the_verdict_in_a_comment(finished: Conductor) -> None:
+    outcome = outcome_of(finished)
+    first = write_best(finished.plan, outcome).read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith(f"# {outcome.best.record.name} of my search: ")
+    assert outcome.verdict in first
+
+
+def test_best_yaml_holds_nested_values_and_both_spellings_of_the_input_size(tmp_path: Path) -> None:
+    parameters = {
+        "transforms.cj_strength": {"type": "uniform", "low": 0, "high": 1},
+        "transforms.input_size": {"type": "choice", "values": [32, 64]},
+    }
+    base = build_config({"max_epochs": 50, "input_size": 96, "T_max": 50})
+    plan = make_plan(tmp_path, base=base, parameters=parameters, order="joint", budget={"trials": 5}, confirm=None)
+    conductor = Driver(open_conductor(plan), lambda config, epoch: 1 / config.input_size).run()
+    best = load_config(str(write_best(plan, outcome_of(conductor))))
+    assert best.input_size == best.transforms.input_size == 32
+    assert best.transforms.cj_strength != base.transforms.cj_strength
+    assert best.schedule_epochs == 50
+
+
+# summary.json
+
+
+def summary_of(conductor: Conductor, outcome: Outcome | None) -> dict[str, Any]:
+    write_summary(conductor, outcome)
+    text = (conductor.plan.folder / "summary.json").read_text(encoding="utf-8")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    content: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return content
+
+
+def test_the_summary_has_the_contracts_fields(confirmed: Conduct) -> None:
+    conductor = confirmed(winner=72, baseline=36)
+    outcome = outcome_of(conductor)
+    summary = summary_of(conductor, outcome)
+    assert outcome.baseline is not None and outcome.gain is not None
+    assert summary["baseline"] == {"objective": outcome.baseline.objective, "sd": outcome.baseline.sd}
+    assert summary["winner"] == {
+        "trial": outcome.best.record.name,
+        "values": outcome.best.record.values,
+        "objective": outcome.best.objective,
+        "sd": outcome.best.sd,
+    }
+    assert summary["gain"] == pytest.approx(0.4)
+    assert summary["gain_ci95"] == [outcome.gain.low, outcome.gain.high]
+    assert summary["stages"] == [
+        {"name": "defaults", "keys": [], "winner": conductor.records()[0].name, "trials": 1},
+        {"name": "lr", "keys": ["lr"], "winner": outcome.best.record.name, "trials": 3},
+        {"name": "confirm", "keys": [], "winner": None, "trials": 4},
+    ]
+    assert summary["budget"]["planned"] == {"trials": 4, "confirmations": 4, "epochs": 16}
+    used = summary["budget"]["used"]
+    assert (used["trials"], used["confirmations"]) == (4, 4)
+    assert used["epochs"] == sum(len(record.curve) for record in conductor.records())
+    assert used["seconds"] == sum(record.seconds for record in conductor.records())
+    assert {"python", "torch", "ray", "optuna", "phenoscape-tune"} <= summary["versions"].keys()
+
+
+def test_where_the_defaults_are_kept_the_summary_tells_no_gain_and_the_candidates(confirmed: Conduct) -> None:
+    conductor = confirmed(winner=36, baseline=72)
+    outcome = outcome_of(conductor)
+    summary = summary_of(conductor, outcome)
+    assert summary["winner"]["values"] == {}
+    assert (summary["gain"], summary["gain_ci95"]) == (0.0, None)
+    assert outcome.candidate is not None
+    assert summary["candidate"]["trial"] == outcome.candidate.record.name
+    assert summary["candidate"]["gain"] == pytest.approx(-0.4)
+    assert summary["candidate"]["gain_ci95"][1] < 0
+
+
+def test_device_time_is_told_in_hours_of_a_device(finished: Conductor) -> None:
+    used = summary_of(finished, decide(finished))["budget"]["used"]
+    assert used["gpu_hours"] == pytest.approx(used["seconds"] * 0.5 / 3600, abs=1e-4)
+
+
+def test_a_summary_needs_no_outcome_of_pruned_trials(finished: Conductor) -> None:
+    statuses = {record.status for record in finished.records()}
+    assert statuses == {COMPLETED, PRUNED, FAILED}
+    assert {record.status for record in finished.ranked()} == {COMPLETED}
+
+
+def test_versions_are_those_of_the_packages() -> None:
+    import optuna
+
+    assert versions()["optuna"] == optuna.__version__
+
+
+def test_files_are_whole_and_nothing_is_left_beside_them(finished: Conductor) -> None:
+    leaderboard(finished)
+    outcome = outcome_of(finished)
+    write_best(finished.plan, outcome)
+    summary_of(finished, outcome)
+    names = {path.name for path in finished.plan.folder.iterdir() if not path.name.startswith("study.journal")}
+    assert names == {"best.yaml", "leaderboard.csv", "summary.json"}
