@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from PIL import ImageColor
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from phenoscape_tune.errors import UserError
@@ -39,6 +48,14 @@ def _blur_range(sigmas: tuple[float, float]) -> tuple[float, float]:
 
 class _Keys(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # YAML's `yes` would silently become the number 1.
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true, false, yes and no are no value of this key")
+        return value
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -318,11 +335,26 @@ def build_config(values: Mapping[str, Any], source: str = "configuration") -> Tr
     Raises UserError that lists all faults at once, each with key, value and what to write instead; `source` names the
     file or the command line.
     """
+    config, faults = _validate(values)
+    if config is None:
+        raise UserError("\n".join(f"{source}: {text}" for _, text in faults))
+    return config
+
+
+def _validate(values: Mapping[str, Any]) -> tuple[TrainConfig | None, list[tuple[str, str]]]:
+    """The configuration, or None and all faults as (key, text)."""
     try:
-        return TrainConfig.model_validate(dict(values))
+        return TrainConfig.model_validate(dict(values)), []
     except ValidationError as error:
-        faults = dict.fromkeys(describe_fault(fault, known_keys()) for fault in error.errors())
-        raise UserError("\n".join(f"{source}: {fault}" for fault in faults)) from None
+        known = known_keys()
+        faults = {
+            describe_fault(fault, known): str(fault["loc"][0]) if fault["loc"] else "" for fault in error.errors()
+        }
+    # pydantic judges keys against each other only where each is right by itself: do so for those that are.
+    sound = {key: value for key, value in values.items() if key not in faults.values()}
+    if len(sound) < len(values):
+        faults |= {text: key for key, text in _validate(sound)[1]}
+    return None, [(key, text) for text, key in faults.items()]
 
 
 def describe_fault(fault: ErrorDetails, known: Mapping[str, Any]) -> str:
@@ -390,19 +422,16 @@ def find_file(name: str, kind: Literal["configs", "search_spaces"]) -> Path:
 def load_config(path: str | None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
     """Defaults, then a configuration file, then overrides. Raises UserError with all faults."""
     file = None if path is None else find_file(path, "configs")
-    values = {} if file is None else load_mapping(file)
-    if overrides:
-        # Each layer is checked by itself first, so that a fault is told with the place where it was written.
-        faults = []
-        for layer, source in ((values, str(file)), (overrides, "command line")):
-            try:
-                build_config(layer, source)
-            except UserError as error:
-                faults.append(str(error))
-        if faults:
-            raise UserError("\n".join(faults))
-    source = "command line" if file is None else str(file)
-    return build_config(merge(values, overrides or {}), source)
+    own = {} if file is None else load_mapping(file)
+    config, faults = _validate(merge(own, overrides or {}))
+    if config is None:
+        # Each fault is told with the place where it was written.
+        lines = [
+            f"{file if file is not None and key not in (overrides or {}) else 'command line'}: {text}"
+            for key, text in faults
+        ]
+        raise UserError("\n".join(lines))
+    return config
 
 
 def save_config(config: TrainConfig, path: Path) -> None:

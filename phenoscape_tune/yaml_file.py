@@ -14,7 +14,12 @@ from phenoscape_tune.errors import UserError
 LARGEST_FILE_BYTES = 1_000_000
 
 # YAML 1.1, as PyYAML reads it, wants a dot in the mantissa and a sign in the exponent: `1e-4` would be a string.
-_FLOAT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$")
+_FLOAT = re.compile(
+    r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]?\d+)?)$"
+    r"|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
+# What PyYAML's constructors raise for a value that does not fit its tag, beside its own errors.
+_MISFITS = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -52,7 +57,7 @@ for _first in "-+0123456789.":
 
 
 def _construct_float(loader: _StrictLoader, node: yaml.ScalarNode) -> float:
-    return float(node.value.replace("_", "").replace(".inf", "inf").replace(".nan", "nan").lower())
+    return float(node.value.lower().replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _construct_float)
@@ -62,7 +67,7 @@ def parse_scalar(text: str) -> Any:
     """The value of `key=value` on a command line: a YAML scalar or flow list, e.g. `0.1`, `null`, `[0.1, 2.0]`."""
     try:
         return yaml.load(text, Loader=_StrictLoader) if text.strip() else None
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, *_MISFITS):
         return text
 
 
@@ -88,7 +93,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
         where = f" line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{path}{where}: {problem}") from error
-    except (RecursionError, ValueError) as error:
+    except _MISFITS as error:
         raise UserError(f"{path}: cannot be read as YAML: {type(error).__name__}: {error}") from error
     if content is None:
         return {}
@@ -102,6 +107,12 @@ def load_mapping(path: Path) -> dict[str, Any]:
 
 class _PlainDumper(yaml.SafeDumper):
     """Short lists on one line, as the guide writes them; mappings on lines of their own."""
+
+    # Text that the loader would take for a number must be quoted.
+    yaml_implicit_resolvers = _StrictLoader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 _PlainDumper.add_representer(

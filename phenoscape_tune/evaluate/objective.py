@@ -28,10 +28,15 @@ class Score:
     predicted: np.ndarray
 
 
-def choose_metric(metric: str, labelled: bool) -> str:
-    """Resolve `auto`. Raises UserError for an unknown metric and for one that needs labels where there are none."""
+def check_metric(metric: str) -> None:
+    """Raise ValueError, naming the nearest known one, for a metric that does not exist."""
     if metric not in ("auto", *METRICS):
-        raise UserError(f"objective.metric: '{metric}' is unknown; {nearest(metric, ('auto', *METRICS))}")
+        raise ValueError(f"'{metric}' is unknown; {nearest(metric, ('auto', *METRICS))}")
+
+
+def choose_metric(metric: str, labelled: bool) -> str:
+    """Resolve `auto`. Raises UserError for a metric that needs labels where there are none."""
+    check_metric(metric)
     if not labelled:
         raise UserError(
             "objective.metric: this version's search needs labels: put the images of each class in a sub-folder of "

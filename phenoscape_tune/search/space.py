@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from phenoscape_tune.config import TrainConfig, build_config, find_file, known_keys, nearest, set_key, unsupported_keys
+from phenoscape_tune.config import build_config, find_file, known_keys, nearest, set_key, unsupported_keys
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.evaluate.objective import check_metric
 from phenoscape_tune.yaml_file import load_mapping
 
 Scalar = bool | int | float | str | None
@@ -74,6 +75,8 @@ class Parameter(_Keys):
             raise ValueError(f"a {self.type} has whole numbers for low, high and step")
         if self.step is not None and self.type.startswith("log"):
             raise ValueError(f"a {self.type} has no step")
+        if self.step is not None and self.step > self.high - self.low:
+            raise ValueError(f"step {self.step:g} is wider than the range; write at most {self.high - self.low:g}")
         if self.default is not None and not (
             isinstance(self.default, int | float) and self.low <= self.default <= self.high
         ):
@@ -101,6 +104,11 @@ class Parameter(_Keys):
 
 class Objective(_Keys):
     metric: str = "auto"
+
+    @model_validator(mode="after")
+    def _known(self) -> Objective:
+        check_metric(self.metric)
+        return self
 
 
 class Scheduler(_Keys):
@@ -149,17 +157,17 @@ def build_space(values: Mapping[str, Any], source: str = "search space") -> Sear
         space = SearchSpace.model_validate(dict(values))
     except ValidationError as error:
         faults = [_describe(fault) for fault in error.errors()]
+        # The faults of keys and values are told together with those of the ranges.
         parameters = values.get("parameters")
-        # Unknown keys are told together with the faults of the ranges.
-        if isinstance(parameters, Mapping):
-            faults += [fault for key in parameters if (fault := _key_fault(str(key)))]
+        for key, parameter in parameters.items() if isinstance(parameters, Mapping) else ():
+            try:
+                faults += _parameter_faults(str(key), Parameter.model_validate(parameter))
+            except ValidationError:
+                faults += [fault for fault in (_key_fault(str(key)),) if fault]
         raise UserError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults))) from None
-    faults = [fault for key in space.parameters if (fault := _key_fault(key))]
+    faults = [fault for key, parameter in space.parameters.items() for fault in _parameter_faults(key, parameter)]
     if {"input_size", "transforms.input_size"} <= set(space.parameters):
         faults.append("parameters.input_size and parameters.transforms.input_size are the same key; keep one")
-    for key, parameter in space.parameters.items():
-        if not _key_fault(key):
-            faults += _range_faults(key, parameter)
     if faults:
         raise UserError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults)))
     return space
@@ -197,15 +205,29 @@ def _key_fault(key: str) -> str | None:
     return None
 
 
-def _range_faults(key: str, parameter: Parameter) -> list[str]:
-    """Values of the range that the configuration refuses, or that do nothing yet."""
+def _parameter_faults(key: str, parameter: Parameter) -> list[str]:
+    """A key that cannot be searched; values of the range that the configuration refuses, or that do nothing yet."""
+    if fault := _key_fault(key):
+        return [fault]
     faults = []
     for name, value in parameter.extremes():
-        mapping: dict[str, Any] = {}
-        set_key(mapping, key, value)
         try:
-            config: TrainConfig = build_config(mapping, f"parameters.{key}.{name}")
+            config = build_config(_one_key(key, value), f"parameters.{key}.{name}")
             faults += [f"parameters.{key}.{name}: {line}" for line in unsupported_keys(config)]
         except UserError as error:
             faults.append(str(error))
+    if not faults and parameter.type in ("uniform", "loguniform") and parameter.step is None:
+        assert parameter.low is not None
+        assert parameter.high is not None
+        try:
+            build_config(_one_key(key, parameter.low + 0.37198 * (parameter.high - parameter.low)))
+        except UserError:
+            whole = "int" if parameter.type == "uniform" else "logint"
+            faults.append(f"parameters.{key}: takes whole numbers; write type: {whole} instead of {parameter.type}")
     return faults
+
+
+def _one_key(key: str, value: Scalar) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
+    set_key(mapping, key, value)
+    return mapping

@@ -19,7 +19,7 @@ def test_without_labels_the_message_says_how_to_give_them() -> None:
 
 
 def test_a_misspelt_metric_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="knn_acuracy.*did you mean 'knn_accuracy'"):
+    with pytest.raises(ValueError, match="knn_acuracy.*did you mean 'knn_accuracy'"):
         choose_metric("knn_acuracy", labelled=True)
 
 
