@@ -47,7 +47,9 @@ def _blur_range(sigmas: tuple[float, float]) -> tuple[float, float]:
 
 
 class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, coerce_numbers_to_str=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -106,7 +108,7 @@ class TrainConfig(_Keys):
     )
     val_fraction: float = Field(0.15, gt=0, lt=1, description="Share of the specimens for validation.")
     test_fraction: float = Field(0.15, ge=0, lt=1, description="Share of the specimens for the one final test.")
-    split_seed: int = Field(42, ge=0, description="Seed of the split into parts; the same for every trial.")
+    split_seed: int = Field(42, ge=0, le=2**31, description="Seed of the split into parts; the same for every trial.")
     resize: Literal["pad", "crop", "squash"] = Field(
         "pad", description="How an image becomes square: pad keeps all of the organism and its proportions."
     )
@@ -158,7 +160,7 @@ class TrainConfig(_Keys):
         None,
         ge=0,
         json_schema_extra={"unit": "epochs"},
-        description="Linear warm-up; null: a tenth of max_epochs, at most 10.",
+        description="Linear warm-up; null: a tenth of max_epochs (or T_max), at most 10.",
     )
     T_max: int | None = Field(
         None, ge=1, json_schema_extra={"unit": "epochs"}, description="Period of the cosine; null: max_epochs."
@@ -173,7 +175,7 @@ class TrainConfig(_Keys):
     transforms: TransformsConfig = Field(default_factory=TransformsConfig, description="Augmentation.")
 
     # Hardware
-    seed: int = Field(42, ge=0, description="Seed of the weights, the order of images and the augmentation.")
+    seed: int = Field(42, ge=0, le=2**31, description="Seed of the weights, the order of images and the augmentation.")
     accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU where there is one.")
     devices: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(1, description="Devices of one run.")
     strategy: Literal["auto", "ddp"] = Field("auto", description="How several devices work together.")
@@ -211,6 +213,13 @@ class TrainConfig(_Keys):
             )
         return self
 
+    @model_validator(mode="after")
+    def _warmup_leaves_a_cosine(self) -> TrainConfig:
+        if self.warmup_epochs is not None and self.warmup_epochs >= self.schedule_epochs:
+            period = "max_epochs" if self.T_max is None else "T_max"
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs:g} must be below {period}: {self.schedule_epochs}")
+        return self
+
     @property
     def schedule_epochs(self) -> int:
         """Period of the cosine, in epochs."""
@@ -219,8 +228,8 @@ class TrainConfig(_Keys):
     @property
     def resolved_warmup_epochs(self) -> float:
         """Length of the linear warm-up, in epochs; at most the run's."""
-        auto = min(10.0, self.max_epochs / 10)
-        return min(auto if self.warmup_epochs is None else self.warmup_epochs, float(self.max_epochs))
+        auto = min(10.0, self.max_epochs / 10, self.schedule_epochs / 10)
+        return auto if self.warmup_epochs is None else self.warmup_epochs
 
     @property
     def resolved_eta_min(self) -> float:
@@ -325,8 +334,14 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         key, equals, value = argument.partition("=")
         if not equals or not key.strip():
             raise UserError(f"'{argument}' is neither an option nor key=value; for example: lr=0.001")
-        set_key(mapping, key.strip(), parse_scalar(value))
+        set_key(mapping, key.strip(), value if _is_text(key.strip(), value) else parse_scalar(value))
     return mapping
+
+
+def _is_text(key: str, value: str) -> bool:
+    """Whether a value is taken as it stands: `background=#808080` is no comment, `data_dir=2024` no number."""
+    field = known_keys().get(key)
+    return field is not None and field.annotation in (str, str | None) and value.strip() not in ("", "null", "~")
 
 
 def build_config(values: Mapping[str, Any], source: str = "configuration") -> TrainConfig:

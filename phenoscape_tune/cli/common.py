@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ SAMPLE_PER_CLASS = 100  # enough validation images to tell 0.1 of accuracy apart
 
 def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Run a command and turn its end into an exit code; a fault of the input is one message without a traceback."""
+    if threading.current_thread() is threading.main_thread():
+        # A batch system's stop is the same orderly end as Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except UserError as error:
@@ -42,9 +47,19 @@ def resolve_config(path: str | None, overrides: Mapping[str, Any]) -> TrainConfi
 
 
 def ensure_data(config: TrainConfig) -> TrainConfig:
-    """The configuration with its data folder as an absolute path; makes the sample specimens where none is given."""
+    """The configuration with absolute paths, so that it means the same to every process and in `best.yaml`.
+
+    Makes the sample specimens where no data folder is given.
+    """
+    paths = {key: getattr(config, key) for key in ("data_dir", "labels", "cache_dir", "weights")}
+    if paths["weights"] == "DEFAULT":
+        paths["weights"] = None
+    found = {key: str(Path(path).expanduser().absolute()) for key, path in paths.items() if path is not None}
+    config = config.model_copy(update=found)
+    if cache := os.environ.get("PHENOSCAPE_CACHE"):
+        os.environ["PHENOSCAPE_CACHE"] = str(Path(cache).expanduser().absolute())
     if config.data_dir is not None:
-        return config.model_copy(update={"data_dir": str(Path(config.data_dir).expanduser().absolute())})
+        return config
     from phenoscape_tune.data.packed import default_cache_dir
     from phenoscape_tune.data.sample import write_sample
 

@@ -57,6 +57,8 @@ def _train(argv: Sequence[str]) -> int:
         print(dump_mapping(config.to_mapping()), end="")
         warn(unsupported_keys(config))
         warn_of_advice(config, args.quiet)
+        if config.data_dir and not Path(config.data_dir).is_dir():
+            warn([f"data_dir: {config.data_dir}: no such folder on this machine"])
         return DONE
     check_supported(config, args.config or "command line")
     warn_of_advice(config, args.quiet)
@@ -99,13 +101,18 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
 
     folder = Path(config.out_dir)
     parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
-    if resume is None:
-        prepare_folder(folder)
     if not quiet:
         print("loading torch ...", file=sys.stderr, flush=True)
+    from phenoscape_tune.model import check_backbone
+    from phenoscape_tune.training.device import default_device
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.loop import Diverged, RunOptions
 
+    check_backbone(config.backbone)
+    default_device(config)
+    # Only now, with all that the user wrote checked, may an earlier run be deleted.
+    if resume is None:
+        prepare_folder(folder)
     last = folder / "checkpoints" / "last.ckpt"
     try:
         with _log_on_console(quiet):

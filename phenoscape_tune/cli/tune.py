@@ -6,7 +6,9 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,10 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,31 +88,69 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _tune(argv: Sequence[str]) -> int:
     args = build_parser().parse_intermixed_args(argv)
     for flag in ("hours", "gpu_hours", "warm_start", "address", "doctor"):
-        if getattr(args, flag):
+        if getattr(args, flag) is not None and getattr(args, flag) is not False:
             raise UserError(f"--{flag.replace('_', '-')}: does nothing in this version yet; leave it out")
     folder = search_folder(args)
     if args.resume:
-        saved = _read_search(folder)
-        _refuse_changes(args, saved, folder)
-        space, base = build_space(saved["space"], str(folder / SEARCH_FILE)), build_config(saved["config"], SEARCH_FILE)
-        max_epochs = int(saved["max_epochs"])
-    else:
-        space, base, max_epochs = resolve_search(args)
+        return _resume(args, folder)
+    space, base, max_epochs = resolve_search(args)
     if args.dry_run:
         return _dry_run(args, space, base, max_epochs, folder)
-    check_supported(base, args.config or "command line")
-    warn_of_advice(base, args.quiet)
-    if not args.resume:
-        check_folder(folder, SEARCH_FILE, args.overwrite, f"go on with it by '{_resume_command(folder)}'")
     from phenoscape_tune.search.plan import make_plan
 
-    base = ensure_data(base)
-    plan = make_plan(space, base, max_epochs, folder)
+    check_supported(base, args.config or "command line")
+    warn_of_advice(base, args.quiet)
+    check_folder(folder, SEARCH_FILE, args.overwrite, f"go on with it by '{_resume_command(folder)}'")
+    plan = make_plan(space, ensure_data(base), max_epochs, folder)
     parts = _check_data(plan, args.quiet)
-    if not args.resume:
+    devices = _start_devices(args, plan, parts)
+    # Only now, with all that the user wrote checked, may an earlier result be deleted.
+    if folder.is_dir():
+        with _one_at_a_time(folder):
+            prepare_folder(folder)
+    else:
         prepare_folder(folder)
-        _write_search(plan, max_epochs)
-    return _run(args, plan, parts)
+    _write_search(plan, parts)
+    with _one_at_a_time(folder):
+        return _run(args, open_conductor(plan), devices)
+
+
+def _resume(args: argparse.Namespace, folder: Path) -> int:
+    from phenoscape_tune.search.plan import make_plan
+
+    saved = _read_search(folder)
+    _refuse_changes(args, saved, folder)
+    space, base = build_space(saved["space"], str(folder / SEARCH_FILE)), build_config(saved["config"], SEARCH_FILE)
+    if args.dry_run:
+        return _dry_run(args, space, base, int(saved["max_epochs"]), folder)
+    plan = make_plan(space, base, int(saved["max_epochs"]), folder)
+    with _one_at_a_time(folder):
+        conductor = open_conductor(plan)
+        if conductor.settle():
+            return _finish(conductor)
+        parts = _check_data(plan, args.quiet)
+        if parts.fingerprint != saved["data"]:
+            raise UserError(
+                f"{base.data_dir}: holds other images, classes or parts than when the search in {folder} was started, "
+                "so its trials cannot be compared with new ones; start a new search (--name or --overwrite)"
+            )
+        return _run(args, conductor, _start_devices(args, plan, parts))
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold a search's folder. Raises UserError where another process runs the same search."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".search.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder}: another process is running this search; wait for it, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def search_folder(args: argparse.Namespace) -> Path:
@@ -163,7 +202,11 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
 
     plan = make_plan(space, base, max_epochs, folder)
     gpus = _visible_gpus() if base.accelerator != "cpu" else 0
-    concurrent, _, _ = share_devices(available_cpus(), gpus, args.concurrent)
+    try:
+        concurrent, _, _ = share_devices(available_cpus(), gpus, args.concurrent)
+    except UserError as error:  # of this machine, which need not be the one that will run it
+        warn([str(error)])
+        concurrent = args.concurrent
     data = f"data: {base.data_dir or 'generated sample specimens'} (not looked at)"
     print("\n".join(describe_plan(plan, _devices(gpus), data, concurrent)))
     warn(unsupported_keys(base))
@@ -192,37 +235,59 @@ def _check_data(plan: Plan, quiet: bool) -> Parts:
     return parts
 
 
-def _run(args: argparse.Namespace, plan: Plan, parts: Parts) -> int:
+@dataclass(frozen=True)
+class Devices:
+    """What the trials run on: how many side by side, and the CPUs and GPUs of each."""
+
+    concurrent: int
+    cpus: int
+    gpus: float
+
+
+def _start_devices(args: argparse.Namespace, plan: Plan, parts: Parts) -> Devices:
+    """Start Ray, print the plan, and build the network once. Raises UserError where it cannot run as asked."""
+    from phenoscape_tune.search.display import describe_plan
+    from phenoscape_tune.search.plan import share_devices
+
+    cpus = available_cpus()
+    share_devices(cpus, 0, args.concurrent)  # refused before Ray takes its ten seconds
+    if not args.quiet:
+        print("starting Ray ...", file=sys.stderr, flush=True)
+    from phenoscape_tune.search.runner import check_on_worker, count_gpus, start_ray
+
+    start_ray(cpus, args.verbose)
+    gpus = 0 if plan.base.accelerator == "cpu" else count_gpus()
+    devices = Devices(*share_devices(cpus, gpus, args.concurrent))
+    if not args.quiet:
+        print("\n".join(describe_plan(plan, _devices(gpus), parts.describe(), devices.concurrent)), flush=True)
+    check_on_worker(plan.base, devices.gpus)
+    return devices
+
+
+def open_conductor(plan: Plan) -> Conductor:
+    """The conductor of a search, as far as its journal knows."""
     from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.study import Study
 
-    conductor = Conductor(plan, Study(plan.folder / "study.journal", plan.space.parameters, plan.seed))
-    if not conductor.settle() and not _run_with_ray(args, conductor, parts):
-        print(f"\ninterrupted; everything reported is kept. Go on with:\n  {_resume_command(plan.folder)}")
-        return INTERRUPTED
-    return _finish(conductor)
+    return Conductor(plan, Study(plan.folder / "study.journal", plan.space.parameters, plan.seed))
 
 
-def _run_with_ray(args: argparse.Namespace, conductor: Conductor, parts: Parts) -> bool:
-    plan = conductor.plan
-    if not args.quiet:
-        print("starting Ray ...", file=sys.stderr, flush=True)
-    from phenoscape_tune.search.display import Display, describe_plan
-    from phenoscape_tune.search.plan import share_devices
-    from phenoscape_tune.search.runner import check_on_worker, count_gpus, run_search, start_ray
+def _run(args: argparse.Namespace, conductor: Conductor, devices: Devices) -> int:
+    from phenoscape_tune.search.display import Display
+    from phenoscape_tune.search.runner import run_search
     from phenoscape_tune.search.tensorboard import write_experiment
 
-    cpus = available_cpus()
-    start_ray(cpus, args.verbose)
-    gpus = 0 if plan.base.accelerator == "cpu" else count_gpus()
-    concurrent, cpus_each, gpus_each = share_devices(cpus, gpus, args.concurrent)
-    if not args.quiet:
-        print("\n".join(describe_plan(plan, _devices(gpus), parts.describe(), concurrent)), flush=True)
-    check_on_worker(plan.base, gpus_each)
-    conductor.gpus_per_trial = gpus_each
-    write_experiment(plan)
-    with Display(conductor, args.quiet, concurrent) as display:
-        return run_search(conductor, display, concurrent, cpus_each, gpus_each, args.verbose)
+    conductor.gpus_per_trial = devices.gpus
+    try:
+        write_experiment(conductor.plan)
+        with Display(conductor, args.quiet, devices.concurrent) as display:
+            ended = run_search(conductor, display, devices.concurrent, devices.cpus, devices.gpus, verbose=args.verbose)
+    except KeyboardInterrupt:
+        ended = False
+    if not ended:
+        print(f"\ninterrupted; everything reported is kept. Go on with:\n  {_resume_command(conductor.plan.folder)}")
+        return INTERRUPTED
+    return _finish(conductor)
 
 
 def _finish(conductor: Conductor) -> int:
@@ -254,13 +319,14 @@ def _visible_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def _write_search(plan: Plan, max_epochs: int) -> None:
+def _write_search(plan: Plan, parts: Parts) -> None:
     from phenoscape_tune.files import write_whole
     from phenoscape_tune.search.report import versions
 
     content = {
         "seed": plan.seed,
-        "max_epochs": max_epochs,
+        "max_epochs": plan.rungs.max_epochs,
+        "data": parts.fingerprint,
         "space": plan.space.to_mapping(),
         "config": plan.base.to_mapping(),
         "versions": versions(),
@@ -271,26 +337,24 @@ def _write_search(plan: Plan, max_epochs: int) -> None:
 def _read_search(folder: Path) -> dict[str, Any]:
     if not (folder / SEARCH_FILE).is_file():
         raise UserError(f"{folder}: holds no {SEARCH_FILE}, so there is no search to resume; leave out --resume")
-    return load_mapping(folder / SEARCH_FILE)
+    saved = load_mapping(folder / SEARCH_FILE)
+    missing = [key for key in ("seed", "max_epochs", "data", "space", "config") if key not in saved]
+    if missing:
+        raise UserError(f"{folder / SEARCH_FILE}: lacks {', '.join(missing)}; it cannot be resumed, start a new search")
+    return saved
 
 
 def _refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: Path) -> None:
     """Raise UserError, naming the differences, where what is asked for now is not what the search was started with."""
-    asked = (
-        args.config or args.overrides or args.trials or args.max_epochs or args.order or args.no_confirm or args.seed
-    )
+    values = (args.config, args.trials, args.max_epochs, args.order, args.seed)
+    asked = args.overrides or args.no_confirm or any(value is not None for value in values)
     if args.space is None and not asked:
         return
     if args.space is None:
         raise UserError("--resume goes on with the search as it was started: leave out all but --name or --out")
     space, base, max_epochs = resolve_search(args)
-    if base.data_dir is not None or args.config is not None:
-        base = ensure_data(base) if base.data_dir is not None else base
-    now = _flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": base.to_mapping()})
+    now = _flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": ensure_data(base).to_mapping()})
     then = _flatten({key: saved[key] for key in ("max_epochs", "space", "config")})
-    if base.data_dir is None:
-        then.pop("config.data_dir", None)
-        now.pop("config.data_dir", None)
     different = [
         f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*now, *then})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ from phenoscape_tune.errors import UserError
 
 _DATA_KEYS = (
     *("data_dir", "labels", "group_by", "val_fraction", "test_fraction", "split_seed"),
-    *("input_size", "resize", "background", "cache_dir", "max_unreadable", "batch_size"),
+    *("input_size", "resize", "background", "cache_dir", "max_unreadable"),
 )
 
 
@@ -39,6 +41,15 @@ class Parts:
     @property
     def channels(self) -> int:
         return int(self.packed.images.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that changes with the images' names, their classes and the split."""
+        specimens = self.packed.specimens
+        labels = [] if specimens.labels is None else specimens.labels.tolist()
+        split = [part.tolist() for part in (self.split.train, self.split.val, self.split.test)]
+        told = json.dumps([specimens.names, specimens.classes, labels, split])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def describe(self) -> str:
         """One line for a plan or a log."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from phenoscape_tune.config import TrainConfig, build_config, merge, set_key
+from phenoscape_tune.config import TrainConfig, build_config, get_key, merge, set_key
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.sampler import derive_seed
@@ -70,6 +70,7 @@ class Conductor:
     def next_task(self) -> Task | None:
         """The next trial to run; None while the stage's others are running, or when the search is done."""
         while not self.done:
+            self._judge_orphans()
             orphan = next((r for r in self.study.trials(self._stage) if not r.ended and r.name not in self.live), None)
             if orphan is not None:
                 return self._start(orphan, resume=True)
@@ -83,6 +84,7 @@ class Conductor:
     def settle(self) -> bool:
         """Close the stages whose trials have all ended, starting nothing; returns whether the search is done."""
         while not self.done:
+            self._judge_orphans()
             records = self.study.trials(self._stage)
             if len(records) < self._stage.trials or not all(record.ended for record in records):
                 break
@@ -105,9 +107,9 @@ class Conductor:
             return False
         if row["epoch"] <= known:  # a resumed trial's history: decided before
             return True
-        if self._exempt(record) or self.plan.rungs.goes_on(record.curve, self._others(record)):
+        if self._goes_on(record):
             return True
-        self._end(record, PRUNED, f"not among the best 1/{self.plan.rungs.factor} at epoch {row['epoch']}")
+        self._end(record, PRUNED, self._pruned_reason(record))
         return False
 
     def fail(self, name: str, reason: str, status: str = FAILED) -> None:
@@ -130,6 +132,8 @@ class Conductor:
             own["seed"] = record.seed
         if self.plan.base.T_max == self.plan.base.max_epochs:
             own["T_max"] = None  # it says "the whole run", and a trial's run is shorter
+        if self.plan.base.warmup_epochs is not None:
+            own["warmup_epochs"] = self.plan.warmup_epochs
         return build_config(merge(self.plan.base.to_mapping(), own), record.name)
 
     def _ask(self) -> TrialRecord:
@@ -160,6 +164,22 @@ class Conductor:
         del self.live[record.name]
         self.study.tell(record, status, reason)
 
+    def _judge_orphans(self) -> None:
+        """End the trials whose last report is in the study while their end is not: they were cut off in between."""
+        for record in self.study.trials(self._stage):
+            if record.ended or record.name in self.live or not record.curve:
+                continue
+            if len(record.curve) >= self.plan.rungs.max_epochs:
+                self.study.tell(record, COMPLETED)
+            elif not self._goes_on(record):
+                self.study.tell(record, PRUNED, self._pruned_reason(record))
+
+    def _goes_on(self, record: TrialRecord) -> bool:
+        return self._exempt(record) or self.plan.rungs.goes_on(record.curve, self._others(record))
+
+    def _pruned_reason(self, record: TrialRecord) -> str:
+        return f"not among the best 1/{self.plan.rungs.factor} at epoch {len(record.curve)}"
+
     def _exempt(self, record: TrialRecord) -> bool:
         """Confirmations, and one random trial a stage, run to the end: early and final ranks can then be compared."""
         if record.stage == CONFIRM:
@@ -173,7 +193,10 @@ class Conductor:
 
     def _open(self, index: int) -> None:
         self._stage = self.plan.stages[index]
-        self.study.open_stage(self._stage, self.winners[-1] if self.winners else None)
+        winner = self.winners[-1] if self.winners else None
+        configuration = {} if winner is None else self.config_of(winner).to_mapping()
+        standing = {key: get_key(configuration, key) for key in self._stage.keys} if winner else {}
+        self.study.open_stage(self._stage, winner, standing)
 
     def _close_stage(self) -> None:
         if self._stage.name == CONFIRM:
@@ -181,13 +204,13 @@ class Conductor:
             return
         standing = self.winners[-1] if self.winners else None
         completed = [r for r in self.study.trials(self._stage) if r.status == COMPLETED]
-        self.winners.append(min([*completed, *([standing] if standing else [])], key=_merit, default=None))
+        self.winners.append(min([*([standing] if standing else []), *completed], key=_merit, default=None))
         if len(self.winners) < len(self.plan.stages):
             self._open(len(self.winners))
             return
         candidates = self._candidates()
         repeats = self.plan.repeats
-        if not candidates or not repeats:
+        if not repeats or all(candidate.stage == DEFAULTS for candidate in candidates):
             self.done = True
             return
         self._stage = confirm_stage(len(self.plan.stages), len(candidates) * repeats)

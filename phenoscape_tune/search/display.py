@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from phenoscape_tune.config import build_config, set_key
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.conductor import Conductor, Plan
 from phenoscape_tune.search.priority import CONFIRM
 from phenoscape_tune.search.report import Outcome
@@ -72,7 +74,7 @@ def describe_outcome(plan: Plan, outcome: Outcome | None, best: Path | None) -> 
 
 
 def edges(plan: Plan, record: TrialRecord) -> list[str]:
-    """Winning values at the edge of their range, with the range to try next."""
+    """Winning values at the edge of their range, with the range to try next where the configuration has one."""
     lines = []
     for key, value in record.values.items():
         parameter = plan.space.parameters[key]
@@ -82,12 +84,27 @@ def edges(plan: Plan, record: TrialRecord) -> list[str]:
         span = parameter.high / parameter.low if logarithmic else parameter.high - parameter.low
         margin = span**0.05 if logarithmic else 0.05 * span
         if value <= (parameter.low * margin if logarithmic else parameter.low + margin):
+            side, name = "lower", "low"
             further = parameter.low / span**0.5 if logarithmic else parameter.low - span / 2
-            lines.append(f"{key}={format_value(value)} is at the lower edge of its range; try low: {further:.3g}")
         elif value >= (parameter.high / margin if logarithmic else parameter.high - margin):
+            side, name = "upper", "high"
             further = parameter.high * span**0.5 if logarithmic else parameter.high + span / 2
-            lines.append(f"{key}={format_value(value)} is at the upper edge of its range; try high: {further:.3g}")
+        else:
+            continue
+        rounded = round(further) if parameter.type in ("int", "logint") else float(f"{further:.3g}")
+        advised = f"; try {name}: {rounded:g}" if _is_accepted(key, rounded) else ", beyond which little is possible"
+        lines.append(f"{key}={format_value(value)} is at the {side} edge of its range{advised}")
     return lines
+
+
+def _is_accepted(key: str, value: float) -> bool:
+    values: dict[str, object] = {}
+    set_key(values, key, value)
+    try:
+        build_config(values)
+    except UserError:
+        return False
+    return True
 
 
 def _quoted(path: Path) -> str:
@@ -186,10 +203,10 @@ class Display:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("stage", "trial"):
             table.add_column(column, no_wrap=True)
-        table.add_column("values", ratio=1, overflow="ellipsis", no_wrap=True)
+        table.add_column("values", ratio=1)
         for column in ("epoch", "objective"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("status", no_wrap=True, overflow="ellipsis")
+        table.add_column("status", min_width=9, max_width=28)
         best = max((r.objective for r in ended if r.status == COMPLETED and r.objective is not None), default=None)
         for record in [*ended[-_SHOWN_ENDED:], *running]:
             objective = "" if record.objective is None else f"{record.objective:.3f}"
@@ -198,10 +215,15 @@ class Display:
             table.add_row(
                 record.stage,
                 record.name.split("-", 1)[1],
-                self._values(record),
+                Text(self._values(record), no_wrap=True, overflow="ellipsis"),
                 f"{len(record.curve)}/{conductor.plan.rungs.max_epochs}",
                 objective + mark,
-                Text(record.reason if status == FAILED else status, style=_STYLES.get(status, "")),
+                Text(
+                    record.reason if status == FAILED else status,
+                    style=_STYLES.get(status, ""),
+                    no_wrap=True,
+                    overflow="ellipsis",
+                ),
             )
         keys = ", ".join(stage.keys)
         head = Text(
@@ -209,5 +231,7 @@ class Display:
             f"{len(ended)} of {sum(s.trials for s in conductor.plan.stages) + conductor.plan.confirmations} "
             f"trials ended, {self._concurrent} at a time, {self._remaining()}",
             style="bold",
+            no_wrap=True,
+            overflow="ellipsis",
         )
         return Group(head, table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.priority import Stage, plan_stages
 from phenoscape_tune.search.rungs import Rungs, plan_rungs
@@ -23,6 +23,11 @@ class Plan:
     folder: Path
     seed: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Warm-up of a trial: the configuration's, shrunk where it would take most of a trial."""
+        return trial_warmup(self.base, self.rungs.max_epochs)
 
     @property
     def top_k(self) -> int:
@@ -45,13 +50,20 @@ class Plan:
 def make_plan(space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> Plan:
     """Stages, rungs and confirmation within the budget, with a note on whatever had to give way."""
     stages = plan_stages(space.parameters, space.order, space.budget.trials)
-    trial = base.model_copy(update={"max_epochs": max_epochs})
-    rungs, notes = plan_rungs(
-        space.scheduler.grace_epochs, space.scheduler.reduction_factor, max_epochs, trial.resolved_warmup_epochs
-    )
+    warmup = trial_warmup(base, max_epochs)
+    rungs, notes = plan_rungs(space.scheduler.grace_epochs, space.scheduler.reduction_factor, max_epochs, warmup)
+    if base.warmup_epochs is not None and warmup < base.warmup_epochs:
+        notes.append(f"warmup_epochs: {warmup:g} instead of {base.warmup_epochs:g} in a trial of {max_epochs} epochs")
     if base.T_max not in (None, base.max_epochs):
         notes.append(f"T_max: {base.T_max} epochs, while a trial of this search runs {max_epochs}")
     return shrink_to_trials(Plan(space, base, tuple(stages), rungs, folder, base.seed, tuple(notes)))
+
+
+def trial_warmup(base: TrainConfig, max_epochs: int) -> float:
+    """Warm-up, in epochs, of a trial of `max_epochs`: at most a quarter of it."""
+    if base.warmup_epochs is None:
+        return build_config({"max_epochs": max_epochs}).resolved_warmup_epochs
+    return min(base.warmup_epochs, max_epochs / 4)
 
 
 def shrink_to_trials(plan: Plan) -> Plan:
@@ -71,7 +83,7 @@ def share_devices(cpus: int, gpus: int, concurrent: int | None) -> tuple[int, in
     On GPUs one trial a GPU, or a fraction of one where more trials are asked for; on a CPU as many as cores.
     Raises UserError where a trial would have no core.
     """
-    concurrent = concurrent or gpus or cpus
+    concurrent = concurrent or min(gpus, cpus) or cpus
     if concurrent > cpus:
         raise UserError(f"--concurrent: {concurrent} trials side by side on {cpus} CPU cores; at most {cpus}")
     if not gpus:

@@ -60,28 +60,33 @@ class Outcome:
 
     @property
     def difference(self) -> float | None:
-        """Best minus baseline: as confirmed on the test part, else in the objectives of the search."""
-        if self.baseline is None:
+        """Candidate minus baseline: on the test part where that was measured, else in the objectives of the search."""
+        if self.gain is not None:
+            return self.gain.value
+        if self.baseline is None or self.candidate is None:
             return None
-        if self.best is self.baseline:
-            return 0.0
-        return self.gain.value if self.gain else self.best.objective - self.baseline.objective
+        return self.candidate.objective - self.baseline.objective
 
 
 def decide(conductor: Conductor) -> Outcome | None:
     """The outcome of a search that is done; None where no trial was valid."""
     repeats = [r for r in conductor.records() if r.stage == CONFIRM and r.status == COMPLETED]
-    by_trial = {record.name: record for record in conductor.ranked()}
-    if not by_trial:
+    valid = conductor.ranked()
+    if not valid:
         return None
-    standings = {
-        name: _repeated(record, runs)
-        for name, record in by_trial.items()
-        if (runs := [run for run in repeats if run.of == name])
-    } or {name: _single(record) for name, record in by_trial.items()}
+    runs = {record.name: [run for run in repeats if run.of == record.name] for record in valid}
     first = conductor.baseline
-    base = standings.pop(first.name, None) if first else None
-    candidate = max(standings.values(), key=lambda standing: standing.objective, default=None)
+    searched = [record for record in valid if first is None or record.name != first.name]
+    base = None
+    if first is not None and first.name in runs:
+        base = _repeated(first, runs[first.name]) if runs[first.name] else _single(first)
+    # A configuration that survives some seeds only must not win by the lucky ones.
+    most = max((len(runs[record.name]) for record in searched), default=0)
+    candidate = max(
+        (_repeated(r, runs[r.name]) if most else _single(r) for r in searched if len(runs[r.name]) == most),
+        key=lambda standing: standing.objective,
+        default=None,
+    )
     if base is None:
         assert candidate is not None
         return Outcome(None, candidate, None, candidate, "the defaults did not train: there is no gain to tell")
@@ -93,28 +98,30 @@ def decide(conductor: Conductor) -> Outcome | None:
 
 
 def _judge(candidate: Standing, base: Standing, gain: Gain | None) -> tuple[Standing, str]:
+    """What best.yaml holds, and why."""
+    keeps, takes = "best.yaml keeps the defaults", "best.yaml takes the winner"
     if gain is None:
         better = candidate.objective > base.objective
         shown = f"{candidate.objective - base.objective:+.3f} against the defaults, not confirmed on a test part"
-        return (candidate, shown) if better else (base, f"{shown}; best.yaml keeps the defaults")
+        return (candidate, shown) if better else (base, f"{shown}; {keeps}")
     shown = (
         f"{gain.value:+.3f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f}) in balanced accuracy on the test part"
     )
-    if gain.low > 0:
+    if gain.seeds < 2:
+        shown += ", of one fresh seed, which tells nothing of the noise of training"
+    if gain.clear and gain.value > 0:
         return candidate, f"clear gain over the defaults: {shown}"
-    if gain.high < 0:
-        return (
-            base,
-            f"no gain: the best of the search is worse than the defaults, {shown}; best.yaml keeps the defaults",
-        )
+    if gain.clear:
+        return base, f"no gain: the best of the search is worse than the defaults, {shown}; {keeps}"
+    unclear = f"no clear gain over the defaults: {shown}"
     costs_differ = bool(COST_KEYS & set(candidate.record.values))
     if costs_differ and base.seconds < CHEAPER * candidate.seconds:
-        return base, f"no clear gain over the defaults: {shown}; best.yaml keeps the defaults, which are cheaper"
+        return base, f"{unclear}; {keeps}, which are cheaper"
     if costs_differ and candidate.seconds < CHEAPER * base.seconds:
-        return candidate, f"no clear gain over the defaults: {shown}; best.yaml takes the winner, which is cheaper"
+        return candidate, f"{unclear}; {takes}, which is cheaper"
     if gain.value <= 0:
-        return base, f"no clear gain over the defaults: {shown}; both cost the same, best.yaml keeps the defaults"
-    return candidate, f"no clear gain over the defaults: {shown}; both cost the same, best.yaml takes the winner"
+        return base, f"{unclear}; both cost the same, {keeps}"
+    return candidate, f"{unclear}; both cost the same, {takes}"
 
 
 def _measure_gain(plan: Plan, candidate: Standing, base: Standing, repeats: Sequence[TrialRecord]) -> Gain | None:
@@ -202,14 +209,8 @@ def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
         "winner": best
         and {"trial": best.record.name, "values": best.record.values, "objective": best.objective, "sd": best.sd},
         "gain": outcome and outcome.difference,
-        "gain_ci95": _interval(outcome) if outcome and outcome.best is outcome.candidate else None,
-        "candidate": outcome
-        and outcome.candidate
-        and {
-            "trial": outcome.candidate.record.name,
-            "gain": outcome.gain and outcome.gain.value,
-            "gain_ci95": _interval(outcome),
-        },
+        "gain_ci95": [outcome.gain.low, outcome.gain.high] if outcome and outcome.gain else None,
+        "candidate": outcome and outcome.candidate and outcome.candidate.record.name,
         "verdict": outcome.verdict if outcome else "no valid trial",
         "stages": [_stage_summary(conductor, index, stage) for index, stage in enumerate(conductor.stages)],
         "budget": {
@@ -229,10 +230,6 @@ def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
         "versions": versions(),
     }
     write_whole(plan.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-
-
-def _interval(outcome: Outcome) -> list[float] | None:
-    return [outcome.gain.low, outcome.gain.high] if outcome.gain else None
 
 
 def _stage_summary(conductor: Conductor, index: int, stage: Stage) -> Mapping[str, Any]:

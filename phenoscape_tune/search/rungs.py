@@ -56,9 +56,11 @@ class Rungs:
 def plan_rungs(grace_epochs: int, factor: int, max_epochs: int, warmup_epochs: float) -> tuple[Rungs, list[str]]:
     """Rungs for a schedule, with one line for each value that had to give way."""
     notes = []
-    grace = max(grace_epochs, math.ceil(warmup_epochs) + 1)
-    if grace > grace_epochs and grace < max_epochs:
-        notes.append(f"grace_epochs: {grace} instead of {grace_epochs}: beyond the warm-up of {warmup_epochs:g} epochs")
+    grace = max(min(grace_epochs, max_epochs - 1), math.ceil(warmup_epochs) + 1)
     if grace >= max_epochs:
         notes.append(f"no early stopping: {max_epochs} epochs leave no room after a grace of {grace}")
+    elif grace > grace_epochs:
+        notes.append(f"grace_epochs: {grace} instead of {grace_epochs}: beyond the warm-up of {warmup_epochs:g} epochs")
+    elif grace < grace_epochs:
+        notes.append(f"grace_epochs: {grace} instead of {grace_epochs}: a trial has {max_epochs} epochs")
     return Rungs(grace, factor, max_epochs), notes

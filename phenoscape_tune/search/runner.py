@@ -21,6 +21,8 @@ os.environ.update(
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         # A trial that closes slowly after an early stop would otherwise lose its slot for good (2 s by default).
         "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",
+        # Relative paths mean the folder that the search was started in.
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
         # A trial that ends without a result reports why, and has no objective to report.
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
         "TUNE_GLOBAL_CHECKPOINT_S": "3600",
@@ -35,7 +37,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.config import TrainConfig, build_config, get_key
 from phenoscape_tune.data.parts import Parts, data_key, open_parts
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.conductor import Conductor, Task
@@ -168,12 +170,7 @@ class _Suggestions(_NotSaved, Searcher):
 def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, Any]:
     keys = sorted(conductor.plan.space.parameters)
     config = task.config.to_mapping()
-    hparams: dict[str, Any] = {"stage": task.record.stage}
-    for key in keys:
-        value: Any = config
-        for part in key.split("."):
-            value = value[part]
-        hparams[key] = value
+    hparams = {"stage": task.record.stage} | {key: get_key(config, key) for key in keys}
     return {
         "name": task.record.name,
         "config": config,

@@ -61,7 +61,8 @@ def _at(parameter: Parameter, share: float) -> Any:
         return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
     if parameter.type == "logint":
         # Half a step beyond both ends, so that the ends are as likely as the rest.
-        return round(math.exp(math.log(low - 0.5) + share * (math.log(high + 0.4999) - math.log(low - 0.5))))
+        whole = round(math.exp(math.log(low - 0.5) + share * (math.log(high + 0.4999) - math.log(low - 0.5))))
+        return int(min(max(whole, low), high))
     step = parameter.step or (1.0 if parameter.type == "int" else None)
     if step is None:
         return low + share * (high - low)
@@ -83,6 +84,9 @@ class StageSampler(optuna.samplers.BaseSampler):
         self._seed = seed
         first = min(trials, max(3, math.ceil(trials / 2)))
         self._first = spread_points(parameters, first, seed) if parameters else []
+        if self._first:
+            # What the space's author thinks best is tried first.
+            self._first[0] |= {key: p.default for key, p in parameters.items() if p.default is not None}
         self.begin(0)
 
     def begin(self, number: int) -> None:

@@ -20,7 +20,18 @@ Scalar = bool | int | float | str | None
 # Keys that a search sets itself, or that change what is compared.
 _FIXED = {
     *("data_dir", "out_dir", "labels", "group_by", "val_fraction", "test_fraction", "split_seed", "max_unreadable"),
-    *("cache_dir", "pack", "modality", "max_epochs", "T_max", "seed", "accelerator", "devices", "strategy"),
+    *(
+        "cache_dir",
+        "pack",
+        "modality",
+        "max_epochs",
+        "T_max",
+        "warmup_epochs",
+        "seed",
+        "accelerator",
+        "devices",
+        "strategy",
+    ),
     *("num_workers", "pin_memory", "persistent_workers", "log_every_n_steps", "deterministic", "early_stopping"),
     *("early_stopping.monitor", "early_stopping.patience", "early_stopping.min_delta", "transforms"),
 }

@@ -5,12 +5,14 @@ The journal is the one source of truth: leaderboard, rungs and resume are read f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -28,6 +30,8 @@ _STATE_OF = {
     FAILED: TrialState.FAIL,
     INFEASIBLE: TrialState.FAIL,
 }
+
+log = logging.getLogger(__name__)
 
 # Each suggestion would print a line otherwise; the live table shows it.
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -80,14 +84,20 @@ class Study:
     """
 
     def __init__(self, path: Path, parameters: Mapping[str, Parameter], seed: int) -> None:
-        self._storage = JournalStorage(JournalFileBackend(str(path)))
+        _drop_torn_line(path)
+        self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
         self._parameters = parameters
         self._seed = seed
         self._studies: dict[str, optuna.Study] = {}
         self._samplers: dict[str, StageSampler] = {}
 
-    def open_stage(self, stage: Stage, taken_over: TrialRecord | None) -> None:
-        """Open or make the study of a stage; a new one is told the last winner, which is not run again."""
+    def open_stage(
+        self, stage: Stage, taken_over: TrialRecord | None, standing: Mapping[str, Any] | None = None
+    ) -> None:
+        """Open or make the study of a stage; a new one is told the last winner, which is not run again.
+
+        `standing` are the values of the stage's keys with which the winner was trained: the configuration's.
+        """
         ranges = {key: self._parameters[key] for key in stage.keys}
         sampler = StageSampler(ranges, stage.trials, derive_seed(self._seed, stage.name))
         # `load_if_exists` would write to the journal of a finished search.
@@ -101,8 +111,8 @@ class Study:
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if "name" not in trial.user_attrs:
                 study.tell(trial.number, state=TrialState.FAIL)
-        own = {} if taken_over is None else {key: taken_over.values.get(key) for key in stage.keys}
-        fits = bool(own) and all(ranges[key].contains(value) for key, value in own.items())
+        own = {key: (standing or {})[key] for key in stage.keys if key in (standing or {})}
+        fits = bool(own) and all(key in own and ranges[key].contains(own[key]) for key in stage.keys)
         if taken_over is not None and fits and not study.get_trials(deepcopy=False):
             study.add_trial(
                 optuna.trial.create_trial(
@@ -140,11 +150,10 @@ class Study:
         return self._read(record)
 
     def tell(self, record: TrialRecord, status: str, reason: str = "") -> TrialRecord:
-        """End a trial: completed with its objective, pruned with its last evaluation, else with none."""
+        """End a trial: completed with its objective, pruned with its last evaluation, failed with none."""
         study_name, number = record.handle
         self.note(record, "status", status)
-        if reason:
-            self.note(record, "reason", reason)
+        self.note(record, "reason", reason)
         value = record.objective if status == COMPLETED else None
         self._studies[study_name].tell(number, value, state=_STATE_OF[status])
         return self._read(record)
@@ -192,6 +201,35 @@ def _record(stage: str, trial: FrozenTrial) -> TrialRecord:
         test_objective=measured.get("test_objective"),
         handle=(stage, trial.number),
     )
+
+
+class _JournalLock:
+    """Lock of the journal that the system gives back when its holder dies.
+
+    Optuna's own is a link that a killed process leaves behind, and which holds up the next one for 30 s.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(f"{path}.lock")
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off a last line that was not written to its end (full disk, power cut): the next would fuse with it."""
+    if not path.exists():
+        return
+    with FileLock(f"{path}.lock"), path.open("rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            log.warning("%s: dropped a torn last line of %d bytes", path, len(content) - whole)
+            file.truncate(whole)
 
 
 def confirm_stage(number: int, trials: int) -> Stage:

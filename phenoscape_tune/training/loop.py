@@ -20,6 +20,7 @@ from phenoscape_tune.augment import TwoViews, plain_view
 from phenoscape_tune.config import TrainConfig, save_config
 from phenoscape_tune.data.batches import Batches
 from phenoscape_tune.data.parts import Parts, open_parts
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import knn_score, trial_objective
 from phenoscape_tune.model import Encoder, build_encoder
 from phenoscape_tune.nt_xent import nt_xent
@@ -139,14 +140,29 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         two_views=TwoViews(**config.transforms.model_dump()),
         dtype=None,
     )
+    if options.resume is not None:
+        load(run, options.resume)
+    # Last: a checkpoint that does not fit must not leave its configuration behind.
     run.folder.mkdir(parents=True, exist_ok=True)
     save_config(config, run.folder / "config.yaml")
-    if options.resume is not None:
-        state = checkpoint.load(options.resume)
+    return run
+
+
+def load(run: Run, path: Path) -> None:
+    """Go on from a checkpoint. Raises UserError where it is of another network or optimiser."""
+    state = checkpoint.load(path)
+    try:
         run.encoder.load_state_dict(state.model)
         run.optimizer.load_state_dict(state.optimizer)
-        run.epoch, run.history = state.epoch, state.history
-    return run
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: is of another network or optimiser than this configuration "
+            f"({str(error).splitlines()[0][:200]}); resume without changing those keys"
+        ) from error
+    saved = state.config.get("optimizer")
+    if saved != run.config.optimizer:
+        raise UserError(f"{path}: was trained with optimizer={saved}, not {run.config.optimizer}; leave it as it was")
+    run.epoch, run.history = state.epoch, state.history
 
 
 def channel_statistics(parts: Parts, most: int = 2000) -> tuple[list[float], list[float]]:
@@ -185,6 +201,8 @@ def describe(run: Run) -> None:
         log.info("eta_min: %g is not below lr %g: the floor is %g", config.eta_min, config.lr, config.resolved_eta_min)
     if config.pin_memory or config.persistent_workers:
         log.info("images are packed: pin_memory and persistent_workers, for the loader of unpacked ones, are not used")
+    if config.strategy == "ddp":
+        log.info("strategy: ddp has nothing to distribute on one device")
     if run.epoch:
         log.info("goes on after epoch %d", run.epoch)
 
@@ -208,7 +226,7 @@ def train_epoch(run: Run, monitor: Monitor) -> float:
         loss = nt_xent(z, config.temperature)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        logged = step % config.log_every_n_steps == 0
+        logged = ((run.epoch - 1) * steps + step) % config.log_every_n_steps == 0
         norm = _clip(run, logged)
         run.optimizer.step()
         total += loss.detach()
@@ -248,6 +266,8 @@ def validate(run: Run) -> Row:
         with run.autocast():
             _, z = run.encoder(views)
         total += float(nt_xent(z, run.config.temperature)) * len(images)
+    if not math.isfinite(total):
+        raise Diverged(run.epoch)
     row: Row = {"val_loss": total / len(val)}
     if run.parts.labels is not None:
         score = knn_score(*_labelled(run, run.parts.split.train), *_labelled(run, val))
@@ -262,12 +282,13 @@ def test(run: Run) -> Row:
     if labels is None or not len(part):
         return {}
     score = knn_score(*_labelled(run, run.parts.split.train), *_labelled(run, part))
-    names, classes = run.parts.packed.specimens.names, run.parts.classes
+    specimens = run.parts.packed.specimens
+    names, groups, classes = specimens.names, specimens.groups, specimens.classes
     with (run.folder / "test_predictions.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["filename", "label", "predicted"])
+        writer.writerow(["filename", "group", "label", "predicted"])
         for index, predicted in zip(part, score.predicted, strict=True):
-            writer.writerow([names[index], classes[labels[index]], classes[predicted]])
+            writer.writerow([names[index], groups[index], classes[labels[index]], classes[predicted]])
     return {"test_objective": score.value, "test_error": score.error}
 
 
