@@ -374,7 +374,7 @@ def test_the_period_of_the_cosine_is_the_whole_run_unless_given() -> None:
         ({"max_epochs": 5}, 0.5),
         ({"max_epochs": 30, "warmup_epochs": 0}, 0),
         ({"max_epochs": 30, "warmup_epochs": 12}, 12),
-        ({"max_epochs": 3, "warmup_epochs": 12}, 3),
+        ({"max_epochs": 100, "T_max": 20}, 2),
     ],
 )
 def test_the_length_of_the_warm_up(values: dict[str, float], epochs: float) -> None:
@@ -510,3 +510,13 @@ def test_merging_leaves_both_layers_as_they_were() -> None:
     assert merge(lower, upper) == {"transforms": {"cj_prob": 0.2}, "input_size": 64}
     assert lower == {"transforms": {"input_size": 32, "cj_prob": 0.1}}
     assert upper == {"input_size": 64, "transforms": {"cj_prob": 0.2}}
+
+
+@pytest.mark.parametrize("values", [{"max_epochs": 3, "warmup_epochs": 12}, {"T_max": 10, "warmup_epochs": 10}])
+def test_a_warm_up_that_leaves_no_cosine_is_refused(values: dict[str, Any]) -> None:
+    assert "warmup_epochs" in refusal(values)
+
+
+def test_text_on_the_command_line_is_taken_as_it_stands() -> None:
+    values = parse_overrides(["background=#808080", "data_dir=2024", "weights=null", "out_dir=1e5", "lr=1e-4"])
+    assert values == {"background": "#808080", "data_dir": "2024", "weights": None, "out_dir": "1e5", "lr": 1e-4}

@@ -109,7 +109,7 @@ def test_its_summary_and_best_configuration_agree(search: tuple[Path, str, list[
         assert getattr(best, key) == pytest.approx(value)
     assert [stage["name"] for stage in summary["stages"]] == ["defaults", "lr", "temperature", "confirm"]
     assert summary["budget"]["used"]["trials"] == 6
-    assert summary["candidate"]["gain_ci95"][0] <= summary["candidate"]["gain"] <= summary["candidate"]["gain_ci95"][1]
+    assert summary["gain_ci95"][0] <= summary["gain"] <= summary["gain_ci95"][1]
     assert f"python scripts/train.py --config {folder / 'best.yaml'}" in printed
     assert f"tensorboard --logdir {folder}" in printed
     assert "stage 0 defaults: " in printed
@@ -218,7 +218,10 @@ def test_a_trial_whose_training_fails_is_told_and_the_search_goes_on(
         "parameters: {lr: {type: choice, values: [0.001, 1.0e+30]}}\n"
         "budget: {trials: 4, max_epochs: 1}\nconfirm: null\n"
     )
-    assert run("--space", path, "--out", tmp_path / "wild", f"data_dir={birds}", *TINY, "optimizer=sgd") == 0
+    assert (
+        run("--space", path, "--out", tmp_path / "wild", "--max-epochs", 1, f"data_dir={birds}", *TINY, "optimizer=sgd")
+        == 0
+    )
     statuses = {float(row["lr"]): (row["status"], row["reason"]) for row in rows(tmp_path / "wild")}
     assert statuses == {0.001: ("completed", ""), 1e30: ("failed", "diverged at epoch 1")}
     assert "not confirmed" in capsys.readouterr().out
@@ -250,7 +253,7 @@ def test_ctrl_c_ends_orderly_and_resume_goes_on(birds: Path, space: Path, tmp_pa
     folder = tmp_path / "stopped"
     command = [sys.executable, str(ROOT / "scripts" / "tune.py"), "--space", str(space), "--out", str(folder)]
     process = subprocess.Popen(
-        [*command, "--max-epochs", "40", "--trials", "3", "--no-confirm", f"data_dir={birds}", *TINY],
+        [*command, "--max-epochs", "14", "--trials", "3", "--no-confirm", f"data_dir={birds}", *TINY],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -278,14 +281,13 @@ def test_ctrl_c_ends_orderly_and_resume_goes_on(birds: Path, space: Path, tmp_pa
     listed = rows(folder)
     assert len(listed) == 3
     assert all(row["status"] in ("completed", "pruned") for row in listed)
-    log = (folder / "trials" / listed[0]["trial"] / "logs" / "training.log").read_text()
     baseline = next(row["trial"] for row in listed if row["stage"] == "defaults")
     log = (folder / "trials" / baseline / "logs" / "training.log").read_text()
     assert "goes on after epoch" in log
     # No epoch was trained and reported twice.
-    assert [f"epoch {n}/40 " in log for n in range(1, 41)] == [True] * 40
+    assert [log.count(f"epoch {n}/14 ") for n in range(1, 15)] == [1] * 14
     study = load_mapping(folder / "search.yaml")
-    assert study["max_epochs"] == 40
+    assert study["max_epochs"] == 14
 
 
 def _reported(journal: Path) -> int:

@@ -17,7 +17,7 @@ def flips(rate_up: float, rate_down: float, seeds: int, rng: np.random.Generator
 
 
 def test_no_difference_at_all_has_an_interval_of_nothing_but_zero() -> None:
-    assert bootstrap_gain(np.zeros((3, 90)), LABELS, 0) == Gain(0.0, 0.0, 0.0)
+    assert bootstrap_gain(np.zeros((3, 90)), LABELS, 0) == Gain(0.0, 0.0, 0.0, 3)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -37,7 +37,7 @@ def test_a_large_difference_is_clear_in_its_direction(sign: int) -> None:
 
 
 def test_a_certain_difference_has_its_value_as_interval() -> None:
-    assert bootstrap_gain(np.ones((2, 90)), LABELS, 0) == Gain(1.0, 1.0, 1.0)
+    assert bootstrap_gain(np.ones((2, 90)), LABELS, 0) == Gain(1.0, 1.0, 1.0, 2)
 
 
 def test_the_gain_is_balanced_over_classes() -> None:
@@ -83,7 +83,8 @@ def test_the_interval_covers_the_true_gain_in_about_95_of_100_searches(
     gains = [bootstrap_gain(trained(0.05, seeds, noise, np.random.default_rng(i)), LABELS, i) for i in range(80)]
     covered = float(np.mean([gain.low <= truth <= gain.high for gain in gains]))
     assert 0.85 <= covered <= 1.0
-    assert float(np.mean([gain.high - gain.low for gain in gains])) < 0.4  # nor by being of no use
+    # Nor by being of no use; two seeds tell little of the noise of training, and the interval says so.
+    assert float(np.mean([gain.high - gain.low for gain in gains])) < (0.4 if seeds > 2 else 1.0)
 
 
 # Files of predictions
@@ -92,14 +93,14 @@ def test_the_interval_covers_the_true_gain_in_about_95_of_100_searches(
 def write_predictions(path: Path, labels: Sequence[str], predicted: Sequence[str]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["filename", "label", "predicted"])
-        writer.writerows((f"{i}.jpg", *pair) for i, pair in enumerate(zip(labels, predicted, strict=True)))
+        writer.writerow(["filename", "group", "label", "predicted"])
+        writer.writerows((f"{i}.jpg", f"{i}", *pair) for i, pair in enumerate(zip(labels, predicted, strict=True)))
     return path
 
 
 def test_predictions_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
     path = write_predictions(tmp_path / "p.csv", ["a,b", "Möwe"], ["Möwe", "a,b"])
-    assert read_predictions(path) == (["a,b", "Möwe"], ["Möwe", "a,b"])
+    assert read_predictions(path) == (["a,b", "Möwe"], ["Möwe", "a,b"], ["0", "1"])
 
 
 def test_repeats_are_paired_by_their_place(tmp_path: Path) -> None:
@@ -108,7 +109,7 @@ def test_repeats_are_paired_by_their_place(tmp_path: Path) -> None:
     luck = [labels, ["x"] * 40]
     winner = [write_predictions(tmp_path / f"w{i}.csv", labels, predicted) for i, predicted in enumerate(luck)]
     baseline = [write_predictions(tmp_path / f"b{i}.csv", labels, predicted) for i, predicted in enumerate(luck)]
-    assert paired_gain(winner, baseline, 0) == Gain(0.0, 0.0, 0.0)
+    assert paired_gain(winner, baseline, 0) == Gain(0.0, 0.0, 0.0, 2)
     crossed = paired_gain(winner, baseline[::-1], 0)
     assert crossed.value == 0.0
     assert crossed.low < -0.5 < 0.5 < crossed.high
@@ -133,3 +134,21 @@ def test_repeats_without_a_partner_are_not_compared(tmp_path: Path) -> None:
     path = write_predictions(tmp_path / "p.csv", ["a", "b"], ["a", "b"])
     with pytest.raises(ValueError, match="argument"):
         paired_gain([path, path], [path], 0)
+
+
+def test_one_seed_is_never_a_clear_gain() -> None:
+    gain = bootstrap_gain(np.ones((1, 90)), LABELS, 0)
+    assert gain.low > 0
+    assert not gain.clear
+
+
+def test_images_of_one_specimen_are_no_independent_evidence() -> None:
+    rng = np.random.default_rng(0)
+    by_specimen = rng.choice([-1.0, 0.0, 1.0], size=(2, 18), p=[0.2, 0.4, 0.4])
+    groups = np.repeat(np.arange(18), 5)
+    labels = np.repeat(["a", "b", "c"], 30)
+    differences = by_specimen[:, groups]
+    alone = bootstrap_gain(differences, labels, 0)
+    together = bootstrap_gain(differences, labels, 0, groups)
+    assert together.value == alone.value
+    assert together.high - together.low > alone.high - alone.low

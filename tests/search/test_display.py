@@ -159,6 +159,9 @@ def test_the_range_to_try_next_is_one_that_the_configuration_accepts(name: str, 
             if bound is None:
                 continue
             for line in advised(plan, **{key: bound}):
+                if "; try " not in line:
+                    assert line.endswith("beyond which little is possible")
+                    continue
                 values: dict[str, Any] = {}
                 set_key(values, key, float(line.rsplit(": ", 1)[1]))
                 try:

@@ -129,10 +129,16 @@ def test_a_grace_that_fits_stays_without_a_note() -> None:
     assert plan_rungs(3, 3, 30, 0) == (Rungs(3, 3, 30), [])
 
 
-@pytest.mark.parametrize(("grace", "max_epochs", "warmup"), [(3, 3, 0), (5, 3, 0), (3, 6, 6)])
+@pytest.mark.parametrize(("grace", "max_epochs", "warmup"), [(3, 1, 0), (5, 2, 1), (3, 6, 6)])
 def test_a_budget_too_short_for_grace_stops_nobody_and_says_so(grace: int, max_epochs: int, warmup: float) -> None:
     rungs, notes = plan_rungs(grace, 3, max_epochs, warmup)
     assert rungs.levels == ()
     assert len(notes) == 1
     assert f"no early stopping: {max_epochs} epochs leave no room" in notes[0]
     assert all(rungs.goes_on(flat(0.0, epoch), [flat(1.0, max_epochs)] * 9) for epoch in range(1, max_epochs + 1))
+
+
+def test_a_grace_as_long_as_a_trial_shrinks_and_says_so() -> None:
+    rungs, notes = plan_rungs(3, 3, 3, 0)
+    assert rungs.levels == (2,)
+    assert notes == ["grace_epochs: 2 instead of 3: a trial has 3 epochs"]

@@ -233,7 +233,7 @@ def test_a_fault_outside_the_ranges_is_refused(values: dict[str, Any], told: str
 
 
 def test_an_unknown_metric_is_refused_with_the_file() -> None:
-    assert "objective.metric: 'accurracy'" in refusal({"parameters": {"lr": LR}, "objective": {"metric": "accurracy"}})
+    assert "'accurracy' is unknown" in refusal({"parameters": {"lr": LR}, "objective": {"metric": "accurracy"}})
 
 
 def test_several_faults_are_told_in_one_message() -> None:

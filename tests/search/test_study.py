@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -40,7 +39,7 @@ BATCH = Stage(2, "batch_size", ("batch_size",), 4)
 
 def open_study(folder: Path, stage: Stage = LR, taken_over: TrialRecord | None = None, seed: int = 0) -> Study:
     study = Study(folder / "study.journal", PARAMETERS, seed)
-    study.open_stage(stage, taken_over)
+    study.open_stage(stage, taken_over, taken_over.values if taken_over else None)
     return study
 
 
@@ -276,8 +275,10 @@ def test_the_lock_of_a_killed_process_does_not_hold_up_a_resume(tmp_path: Path) 
     study = open_study(tmp_path)
     record = study.ask(LR, {})
     journal = tmp_path / "study.journal"
-    # What a process leaves that is killed while it writes a report.
-    os.symlink(journal, f"{journal}.lock")
+    # A process that is killed while it writes a report.
+    script = "import os, sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script, f"{journal}.lock"], check=False)
+    assert Path(f"{journal}.lock").exists()
     started = time.monotonic()
     again = open_study(tmp_path)
     report_all(again, record, [0.1])

@@ -10,8 +10,9 @@ import torch
 
 from phenoscape_tune.config import TrainConfig, load_config
 from phenoscape_tune.data.parts import open_parts
+from phenoscape_tune.data.sample import write_sample
 from phenoscape_tune.training import checkpoint
-from phenoscape_tune.training.loop import Diverged, RunOptions, channel_statistics, train_simclr
+from phenoscape_tune.training.loop import Diverged, RunOptions, channel_statistics, start_run, train_simclr, validate
 
 pytestmark = pytest.mark.slow  # real training
 
@@ -137,3 +138,12 @@ def test_gradients_are_finite_at_a_size_where_the_network_runs_out_of_pixels(tin
     config = tiny(input_size=16, precision="bf16", gradient_clip=1.0, max_epochs=3)
     assert np.isfinite([row["train_loss"] for row in train(config)]).all()
     assert "precision: 32 instead of bf16" in (Path(config.out_dir) / "logs" / "training.log").read_text()
+
+
+def test_trained_features_beat_untrained_ones_on_the_sample_specimens(tmp_path: Path) -> None:
+    values = {"data_dir": str(write_sample(tmp_path / "sample", per_class=60)), "out_dir": str(tmp_path / "run")}
+    config = load_config("sample", {**values, "max_epochs": 16, "seed": 0})
+    run = start_run(config, CPU, RunOptions(), open_parts(config))
+    untrained = validate(run)["objective"]
+    rows = train(config)
+    assert rows[-1]["objective_mean"] > untrained + 0.05
