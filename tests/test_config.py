@@ -444,9 +444,9 @@ CHANGES = st.fixed_dictionaries(
     optional={
         "lr": st.floats(1e-8, 10),
         "batch_size": st.integers(2, 4096),
-        "max_epochs": st.integers(1, 1000),
+        "max_epochs": st.integers(51, 1000),
         "temperature": st.floats(1e-3, 10),
-        "T_max": st.none() | st.integers(1, 500),
+        "T_max": st.none() | st.integers(51, 500),
         "eta_min": st.none() | st.floats(0, 1),
         "warmup_epochs": st.none() | st.floats(0, 50),
         "weights": st.none() | st.sampled_from(["DEFAULT", "some/file.pt"]),

@@ -33,12 +33,14 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
         print(f"error: {error}", file=sys.stderr)
         return INPUT_FAULT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print("interrupted before training began; run the same command again", file=sys.stderr)
         return INTERRUPTED
 
 
 def resolve_config(path: str | None, overrides: Mapping[str, Any]) -> TrainConfig:
     """The configuration that a command asks for; without a file and a data_dir it is the sample's."""
+    if "data_dir" in overrides and not overrides["data_dir"]:
+        raise UserError("command line: data_dir: is empty; write data_dir=path/to/your/images")
     if path is None and "data_dir" not in overrides:
         sample = load_mapping(find_file(SAMPLE_CONFIG, "configs"))
         load_config(None, overrides)  # faults are told as the command line's
@@ -85,13 +87,13 @@ def warn_of_advice(config: TrainConfig, quiet: bool) -> None:
         warn(advice(config))
 
 
-def check_folder(folder: Path, own_file: str, overwrite: bool, resume_hint: str) -> None:
-    """Raise UserError where an output folder exists, is not what would be overwritten, or cannot be written.
+def check_folder(folder: Path, own: Sequence[str], overwrite: bool, resume_hint: str) -> None:
+    """Raise UserError where an output folder exists, holds what is not ours, or cannot be written.
 
     Changes nothing, so that it can be asked before any work is done.
 
     Args:
-        own_file: file by which a folder of this kind is known; nothing else is ever deleted.
+        own: names of the files and folders that may be overwritten, first the one by which such a folder is known.
         resume_hint: what to write to go on with an existing one.
     """
     if folder.exists() and not folder.is_dir():
@@ -99,8 +101,15 @@ def check_folder(folder: Path, own_file: str, overwrite: bool, resume_hint: str)
     if _is_filled(folder):
         if not overwrite:
             raise UserError(f"{folder}: exists already; {resume_hint}, or --overwrite to start anew in its place")
-        if not (folder / own_file).is_file():
-            raise UserError(f"{folder}: holds no {own_file}, so it is not overwritten; choose another output folder")
+        if not (folder / own[0]).is_file():
+            raise UserError(f"{folder}: holds no {own[0]}, so it is not overwritten; choose another output folder")
+        # Somebody's images or notes may lie beside: whatever is not ours is never deleted.
+        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
+        if others:
+            raise UserError(
+                f"{folder}: also holds {', '.join(others[:5])}, which is not of an earlier result, so it is not "
+                "overwritten; choose another output folder"
+            )
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
         # Asking for permissions is not enough: a full or read-only disk grants them too.
@@ -110,14 +119,17 @@ def check_folder(folder: Path, own_file: str, overwrite: bool, resume_hint: str)
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
 
 
-def prepare_folder(folder: Path) -> None:
+def prepare_folder(folder: Path, own: Sequence[str]) -> None:
     """Make an output folder that `check_folder` let pass, in the place of an earlier one."""
-    if _is_filled(folder):
-        shutil.rmtree(folder)
     try:
+        for entry in (folder / name for name in own):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); choose another output folder") from error
+        raise UserError(f"{folder}: cannot be made anew ({error.strerror}); choose another output folder") from error
 
 
 def _is_filled(folder: Path) -> bool:

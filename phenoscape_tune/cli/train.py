@@ -27,6 +27,8 @@ from phenoscape_tune.config import TrainConfig, build_config, load_config, merge
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.yaml_file import dump_mapping
 
+RUN_FILES = ("config.yaml", "checkpoints", "logs", "test_predictions.csv")
+
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -65,7 +67,7 @@ def _train(argv: Sequence[str]) -> int:
     folder = Path(config.out_dir).expanduser().absolute()
     if resume is None:
         hint = f"go on with --resume {folder / 'checkpoints' / 'last.ckpt'}"
-        check_folder(folder, "config.yaml", args.overwrite, hint)
+        check_folder(folder, RUN_FILES, args.overwrite, hint)
         config = ensure_data(config)
     config = config.model_copy(update={"out_dir": str(folder)})
     return _run(config, resume, args.quiet)
@@ -112,7 +114,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     default_device(config)
     # Only now, with all that the user wrote checked, may an earlier run be deleted.
     if resume is None:
-        prepare_folder(folder)
+        prepare_folder(folder, RUN_FILES)
     last = folder / "checkpoints" / "last.ckpt"
     try:
         with _log_on_console(quiet):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from phenoscape_tune.search.plan import Plan
 
 SEARCH_FILE = "search.yaml"
+SEARCH_FILES = (
+    *(SEARCH_FILE, "study.journal", "study.journal.lock", ".search.lock", "leaderboard.csv", "best.yaml"),
+    *("summary.json", "trials", "logs", "best"),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -100,16 +105,16 @@ def _tune(argv: Sequence[str]) -> int:
 
     check_supported(base, args.config or "command line")
     warn_of_advice(base, args.quiet)
-    check_folder(folder, SEARCH_FILE, args.overwrite, f"go on with it by '{_resume_command(folder)}'")
+    check_folder(folder, SEARCH_FILES, args.overwrite, f"go on with it by '{_resume_command(folder)}'")
     plan = make_plan(space, ensure_data(base), max_epochs, folder)
     parts = _check_data(plan, args.quiet)
     devices = _start_devices(args, plan, parts)
     # Only now, with all that the user wrote checked, may an earlier result be deleted.
     if folder.is_dir():
         with _one_at_a_time(folder):
-            prepare_folder(folder)
+            prepare_folder(folder, SEARCH_FILES)
     else:
-        prepare_folder(folder)
+        prepare_folder(folder, SEARCH_FILES)
     _write_search(plan, parts)
     with _one_at_a_time(folder):
         return _run(args, open_conductor(plan), devices)
@@ -376,8 +381,7 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _resume_command(folder: Path) -> str:
-    shown = f"'{folder}'" if " " in str(folder) else str(folder)
-    return f"python scripts/tune.py --resume --out {shown}"
+    return f"python scripts/tune.py --resume --out {shlex.quote(str(folder))}"
 
 
 if __name__ == "__main__":

@@ -154,15 +154,22 @@ def _list_files(root: Path) -> tuple[tuple[str, ...], list[str]]:
             if entry.name.startswith("."):
                 continue
             path = Path(entry.path)
-            if entry.is_dir():
+            if _leads_to_folder(entry):
                 # Links wait until every real folder is listed: a folder keeps its own name, not a link's.
                 (waiting.append if entry.is_symlink() else waiting.appendleft)(path)
-            elif path.suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or entry.is_symlink()):
+            elif path.suffix.lower() in IMAGE_SUFFIXES and (entry.is_symlink() or entry.is_file()):
                 # A broken link stays in the list, so that it is reported as unreadable instead of being missed.
                 names.append(path.relative_to(root).as_posix())
             else:
                 others.append(entry.name)
     return tuple(sorted(names)), others
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points at itself
+        return False
 
 
 def _describe_no_images(root: Path, others: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ class Gain:
 
 def read_predictions(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Labels, predicted classes and groups of `test_predictions.csv`, in the order of its rows."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     return [row["label"] for row in rows], [row["predicted"] for row in rows], [row["group"] for row in rows]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from types import TracebackType
@@ -108,8 +109,7 @@ def _is_accepted(key: str, value: float) -> bool:
 
 
 def _quoted(path: Path) -> str:
-    shown = str(path)
-    return f"'{shown}'" if " " in shown else shown
+    return shlex.quote(str(path))
 
 
 def _told(objective: float, sd: float | None) -> str:

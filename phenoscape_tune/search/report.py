@@ -94,6 +94,9 @@ def decide(conductor: Conductor) -> Outcome | None:
         return Outcome(base, None, None, base, "no trial but the defaults was valid; best.yaml keeps the defaults")
     gain = _measure_gain(conductor.plan, candidate, base, repeats)
     best, verdict = _judge(candidate, base, gain)
+    failed = [r for r in conductor.records() if r.stage == CONFIRM and r.status not in (COMPLETED, RUNNING)]
+    if failed:
+        verdict += f"; {len(failed)} confirmations failed, the first: {failed[0].reason}"
     return Outcome(base, candidate, gain, best, verdict)
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,18 @@ def start_ray(cpus: int, verbose: bool) -> None:
         return
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
+    handler = signal.getsignal(signal.SIGTERM)
     ray.init(
+        address="local",  # a cluster that RAY_ADDRESS names is not ours to use
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
         configure_logging=verbose,
     )
+    # Ray puts a handler of its own there, which ends the process without a word.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def count_gpus() -> int:

@@ -284,7 +284,9 @@ def test(run: Run) -> Row:
     score = knn_score(*_labelled(run, run.parts.split.train), *_labelled(run, part))
     specimens = run.parts.packed.specimens
     names, groups, classes = specimens.names, specimens.groups, specimens.classes
-    with (run.folder / "test_predictions.csv").open("w", newline="", encoding="utf-8") as file:
+    path = run.folder / "test_predictions.csv"
+    # File names need not be UTF-8: as they are on the disk they are written.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["filename", "group", "label", "predicted"])
         for index, predicted in zip(part, score.predicted, strict=True):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,27 @@ def test_a_diverged_run_ends_with_advice(birds: Path, tmp_path: Path, capsys: py
     arguments = (f"data_dir={birds}", f"out_dir={tmp_path / 'run'}", *TINY, "optimizer=sgd", "lr=1e30")
     assert run(*arguments) == 1
     assert "diverged at epoch 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_overwriting_deletes_nothing_that_is_not_of_a_run(
+    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(birds, project / "images")
+    (project / "config.yaml").write_text("lr: 0.001\n")
+    assert run(f"data_dir={project / 'images'}", f"out_dir={project}", *TINY, "--overwrite") == 2
+    assert "also holds images" in capsys.readouterr().err
+    assert len(list((project / "images").rglob("*.jpg"))) == 72
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_another_network_changes_nothing(
+    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(f"data_dir={birds}", f"out_dir={folder}", *TINY) == 0
+    before = (folder / "config.yaml").read_text()
+    assert run("--resume", folder / "checkpoints" / "last.ckpt", "projection_dim=32", "max_epochs=3") == 2
+    assert "another network or optimiser" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_text() == before

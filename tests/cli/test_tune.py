@@ -412,6 +412,12 @@ def test_wrong_output_folders(space: Path, tmp_path: Path, birds: Path, capsys: 
     (tmp_path / "precious" / "thesis.tex").write_text("years of work")
     start = ("--space", space, f"data_dir={birds}", "batch_size=8")
     assert "exists already" in bad(capsys, *start, "--out", tmp_path / "precious")
+    (tmp_path / "mixed").mkdir()
+    (tmp_path / "mixed" / "search.yaml").write_text("seed: 1\n")
+    (tmp_path / "mixed" / "photos").mkdir()
+    assert "also holds photos" in bad(capsys, *start, "--out", tmp_path / "mixed", "--overwrite")
+    assert (tmp_path / "mixed" / "photos").is_dir()
+    assert "data_dir: is empty" in bad(capsys, "--space", space, "data_dir=")
     assert "holds no search.yaml" in bad(capsys, *start, "--out", tmp_path / "precious", "--overwrite")
     assert (tmp_path / "precious" / "thesis.tex").read_text() == "years of work"
     assert "no search to resume" in bad(capsys, "--resume", "--out", tmp_path / "precious")

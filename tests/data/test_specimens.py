@@ -245,3 +245,10 @@ def test_split_is_the_same_in_every_version() -> None:
 def test_split_that_leaves_no_training_images_is_refused(val: float, test: float) -> None:
     with pytest.raises(UserError, match=r"val_fraction: .* test_fraction: "):
         split_specimens(make_specimens(["a", "b"], None), val, test, 0)
+
+
+def test_a_link_to_itself_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "whole.png").touch()
+    (tmp_path / "a" / "loop.png").symlink_to("loop.png")
+    assert find_specimens(tmp_path).names == ("a/loop.png", "a/whole.png")
