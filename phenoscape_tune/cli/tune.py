@@ -300,9 +300,14 @@ def _finish(conductor: Conductor) -> int:
     from phenoscape_tune.search.report import decide, write_best, write_leaderboard, write_summary
 
     outcome = decide(conductor)
-    best = None if outcome is None else write_best(conductor.plan, outcome)
-    write_leaderboard(conductor)
-    write_summary(conductor, outcome)
+    folder = conductor.plan.folder
+    best = folder / "best.yaml" if outcome is not None else None
+    # A finished search is shown as it ended: what was deleted since must not weaken what stands there.
+    if not (folder / "summary.json").exists():
+        if outcome is not None:
+            write_best(conductor.plan, outcome)
+        write_leaderboard(conductor)
+        write_summary(conductor, outcome)
     print("\n".join(["", *describe_outcome(conductor.plan, outcome, best)]))
     return DONE if outcome else OTHER_FAULT
 

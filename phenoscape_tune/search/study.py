@@ -17,6 +17,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.search.priority import CONFIRM, Stage
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution
@@ -81,11 +82,19 @@ class Study:
         path: the journal's file; made where it is missing.
         parameters: ranges of all searched keys.
         seed: seed of the search.
+
+    Raises UserError for a journal that is damaged; a torn last line is dropped.
     """
 
     def __init__(self, path: Path, parameters: Mapping[str, Parameter], seed: int) -> None:
         _drop_torn_line(path)
-        self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
+        try:
+            self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{path}: a line of it is damaged ({type(error).__name__}: {error}), so the search cannot be resumed; "
+                "restore the file from a backup, or start anew with --overwrite"
+            ) from error
         self._parameters = parameters
         self._seed = seed
         self._studies: dict[str, optuna.Study] = {}

@@ -15,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import (
@@ -337,3 +338,13 @@ def test_confirmations_carry_whom_they_repeat_and_their_seed(tmp_path: Path) -> 
 
 def test_a_stage_that_was_not_opened_has_no_trials(tmp_path: Path) -> None:
     assert open_study(tmp_path).trials(BATCH) == []
+
+
+def test_a_damaged_line_is_a_message_and_no_traceback(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    report_all(study, study.ask(LR, {}), [0.1, 0.2])
+    journal = tmp_path / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"\xff\xfe{\n", *lines[3:]]))
+    with pytest.raises(UserError, match=r"study\.journal: a line of it is damaged.*--overwrite"):
+        open_study(tmp_path)
