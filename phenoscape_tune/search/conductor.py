@@ -43,8 +43,7 @@ class Conductor:
     done: bool = False
 
     def __post_init__(self) -> None:
-        self._stage = self.plan.stages[0]
-        self._open(0)
+        self._open(self.plan.stages[0])
 
     @property
     def stage(self) -> Stage:
@@ -70,7 +69,6 @@ class Conductor:
     def next_task(self) -> Task | None:
         """The next trial to run; None while the stage's others are running, or when the search is done."""
         while not self.done:
-            self._judge_orphans()
             orphan = next((r for r in self.study.trials(self._stage) if not r.ended and r.name not in self.live), None)
             if orphan is not None:
                 return self._start(orphan, resume=True)
@@ -84,7 +82,6 @@ class Conductor:
     def settle(self) -> bool:
         """Close the stages whose trials have all ended, starting nothing; returns whether the search is done."""
         while not self.done:
-            self._judge_orphans()
             records = self.study.trials(self._stage)
             if len(records) < self._stage.trials or not all(record.ended for record in records):
                 break
@@ -139,7 +136,7 @@ class Conductor:
     def _ask(self) -> TrialRecord:
         extra: dict[str, Any] = {"gpus": self.gpus_per_trial}
         if self._stage.name != CONFIRM:
-            return self.study.ask(self._stage, self._standing_values(), extra)
+            return self.study.ask(self._stage, self._standing.values if self._standing else {}, extra)
         candidates = self._candidates()
         number = len(self.study.trials(self._stage))
         # Seed by seed: an interrupted confirmation has whole comparisons.
@@ -152,9 +149,10 @@ class Conductor:
         top = [record for record in self.ranked() if record.stage != DEFAULTS][: self.plan.top_k]
         return [baseline, *top] if baseline is not None and baseline.status == COMPLETED else top
 
-    def _standing_values(self) -> dict[str, Any]:
-        winner = self.winners[-1] if self.winners else None
-        return {} if winner is None else winner.values
+    @property
+    def _standing(self) -> TrialRecord | None:
+        """The winner of the last stage that ended."""
+        return self.winners[-1] if self.winners else None
 
     def _start(self, record: TrialRecord, resume: bool) -> Task:
         self.live[record.name] = record
@@ -188,33 +186,32 @@ class Conductor:
 
     def _others(self, record: TrialRecord) -> list[tuple[float, ...]]:
         curves = [r.curve for r in self.study.trials(self._stage) if r.name != record.name]
-        winner = self.winners[-1] if self.winners else None
-        return curves if winner is None else [*curves, winner.curve]
+        return curves if self._standing is None else [*curves, self._standing.curve]
 
-    def _open(self, index: int) -> None:
-        self._stage = self.plan.stages[index]
-        winner = self.winners[-1] if self.winners else None
+    def _open(self, stage: Stage) -> None:
+        self._stage = stage
+        winner = self._standing
         configuration = {} if winner is None else self.config_of(winner).to_mapping()
-        standing = {key: get_key(configuration, key) for key in self._stage.keys} if winner else {}
-        self.study.open_stage(self._stage, winner, standing)
+        standing = {key: get_key(configuration, key) for key in stage.keys} if winner else {}
+        self.study.open_stage(stage, winner, standing)
+        self._judge_orphans()
 
     def _close_stage(self) -> None:
         if self._stage.name == CONFIRM:
             self.done = True
             return
-        standing = self.winners[-1] if self.winners else None
+        standing = self._standing
         completed = [r for r in self.study.trials(self._stage) if r.status == COMPLETED]
         self.winners.append(min([*([standing] if standing else []), *completed], key=_merit, default=None))
         if len(self.winners) < len(self.plan.stages):
-            self._open(len(self.winners))
+            self._open(self.plan.stages[len(self.winners)])
             return
         candidates = self._candidates()
         repeats = self.plan.repeats
         if not repeats or all(candidate.stage == DEFAULTS for candidate in candidates):
             self.done = True
             return
-        self._stage = confirm_stage(len(self.plan.stages), len(candidates) * repeats)
-        self.study.open_stage(self._stage, None)
+        self._open(confirm_stage(len(self.plan.stages), len(candidates) * repeats))
 
 
 def _merit(record: TrialRecord) -> float:

@@ -31,7 +31,6 @@ def launch(
 
     Args and returns as `train_simclr`.
     """
-
     rows: list[Row] = []
 
     def train() -> None:

@@ -72,7 +72,7 @@ class Run:
     encoder: Encoder
     optimizer: torch.optim.Optimizer
     two_views: TwoViews
-    dtype: torch.dtype | None
+    dtype: torch.dtype | None = None
     epoch: int = 0
     history: list[Row] = field(default_factory=list)
 
@@ -138,7 +138,6 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         encoder=encoder,
         optimizer=build_optimizer(config, encoder),
         two_views=TwoViews(**config.transforms.model_dump()),
-        dtype=None,
     )
     if options.resume is not None:
         load(run, options.resume)
