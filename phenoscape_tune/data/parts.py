@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ _DATA_KEYS = (
     *("input_size", "resize", "background", "cache_dir", "max_unreadable"),
 )
 
+FEW_A_CLASS = 20  # labelled images of the training and validation parts
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -31,8 +34,19 @@ class Parts:
 
     @property
     def labels(self) -> np.ndarray | None:
-        """(N,) int64 class of each image; None without labels."""
+        """(N,) int64 class of each image, -1 for an unlabelled one; None where there are no classes at all."""
         return self.packed.specimens.labels
+
+    @property
+    def few_labels(self) -> bool:
+        """Whether the labelled images are too few a class to rank trials by (measured: docs/objectives.md)."""
+        known = np.concatenate([self.labelled(self.split.train), self.labelled(self.split.val)])
+        return self.partly_labelled and len(known) < FEW_A_CLASS * len(self.classes)
+
+    @property
+    def partly_labelled(self) -> bool:
+        """Whether some images have a label and some have none."""
+        return self.labels is not None and bool((self.labels < 0).any())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -44,20 +58,27 @@ class Parts:
 
     @property
     def fingerprint(self) -> str:
-        """A short text that changes with the images' names, their classes and the split."""
+        """A short text that changes with all that a search compares on: the images' names, classes and split."""
         specimens = self.packed.specimens
         labels = [] if specimens.labels is None else specimens.labels.tolist()
         split = [part.tolist() for part in (self.split.train, self.split.val, self.split.test)]
-        told = json.dumps([specimens.names, specimens.classes, labels, split])
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        told = [specimens.names, specimens.classes, labels, split]
+        if self.partly_labelled:  # images of one group do not vote for each other
+            told.append(specimens.groups)
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+    def labelled(self, part: np.ndarray) -> np.ndarray:
+        """The indices of ``part`` (int64, such as ``split.val``) whose images have a label, in the same order."""
+        return part[:0] if self.labels is None else part[self.labels[part] >= 0]
 
     def describe(self) -> str:
         """One line for a plan or a log."""
-        train, val, test = (len(part) for part in (self.split.train, self.split.val, self.split.test))
-        return (
-            f"{len(self.packed.images):,} images ({train:,} train, {val:,} validation, {test:,} test), "
-            f"{self.packed.specimens.label_source}"
-        )
+        parts = {"train": self.split.train, "validation": self.split.val, "test": self.split.test}
+        told = ", ".join(f"{len(part):,} {name}" for name, part in parts.items())
+        if self.partly_labelled:
+            counts = [len(self.labelled(part)) for part in parts.values()]
+            told += f"; {sum(counts):,} labelled: {', '.join(f'{count:,}' for count in counts)}"
+        return f"{len(self.packed.images):,} images ({told}), {self.packed.specimens.label_source}"
 
 
 def data_key(config: TrainConfig) -> tuple[object, ...]:
@@ -91,7 +112,7 @@ def open_parts(
     )
     split = split_specimens(packed.specimens, config.val_fraction, config.test_fraction, config.split_seed)
     total, train = len(packed.images), len(split.train)
-    if not len(split.val) or train < 2:
+    if len(split.val) < 2 or train < 2:
         few = f"{total} image{'s are' if total != 1 else ' is'} too few"
         raise UserError(
             f"data_dir: {config.data_dir}: {few}: {train} for training and {len(split.val)} for validation; "
@@ -102,4 +123,22 @@ def open_parts(
             f"batch_size: {config.batch_size} is larger than the training part of {config.data_dir} "
             f"({train} of {total} images); set batch_size={2 ** (train.bit_length() - 1)} or less, or add images"
         )
-    return Parts(packed, split)
+    parts = Parts(packed, split)
+    if parts.partly_labelled:
+        _check_votes(config, parts)
+    return parts
+
+
+def _check_votes(config: TrainConfig, parts: Parts) -> None:
+    """Raise UserError where labels are left for fewer than two classes that can be told: see `knn.leave_one_out`."""
+    assert parts.labels is not None
+    seen = parts.labelled(np.concatenate([parts.split.train, parts.split.val]))
+    groups = parts.packed.specimens.groups
+    counts = Counter(c for c, _ in sorted({(int(parts.labels[index]), groups[index]) for index in seen}))
+    if sum(count >= 2 for count in counts.values()) < 2:
+        listed = ", ".join(f"{parts.classes[c]} ×{count}" for c, count in counts.most_common(5)) or "none"
+        raise UserError(
+            f"labels: {config.labels}: the training and validation parts hold {len(seen)} readable labelled images "
+            f"(specimens: {listed}); at least 2 classes with labelled images of 2 specimens each are needed. "
+            "Label images of more specimens, or leave labels out to compare trials without labels."
+        )

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Specimens:
     names: tuple[str, ...]
     """N posix paths relative to ``root``, sorted."""
     labels: np.ndarray | None
-    """int64 (N,), index into ``classes``; None where nothing names the classes."""
+    """int64 (N,), index into ``classes``, -1 for an unlabelled image; None where nothing names the classes."""
     classes: tuple[str, ...]
     """Class names, sorted; empty without labels."""
     groups: tuple[str, ...]
@@ -62,9 +62,10 @@ def find_specimens(data_dir: Path, labels_csv: Path | None = None, group_by: str
 
     Labels are the first folder below the one that all images share, where every image lies in such a folder and
     there are at least two; or the ``label`` column of ``labels_csv`` (header ``filename,label[,group]``, file names
-    relative to ``data_dir``). ``group_by`` is a regular expression searched in each name; its first group, or the
-    whole match, is the specimen's name. Folders and files whose name begins with a dot are skipped; links are
-    followed once.
+    relative to ``data_dir``). There a handful a class is enough: images without a row, or with an empty label (whose
+    row still names the group), are unlabelled. ``group_by`` is a regular expression searched in each name; its first
+    group, or the whole match, is the specimen's name. Folders and files whose name begins with a dot are skipped;
+    links are followed once.
 
     Raises UserError for a folder that is missing, holds no image or holds the parts of a split; for a CSV that does
     not fit the folder; for a ``group_by`` that is no regular expression or stands beside a ``group`` column.
@@ -83,8 +84,8 @@ def find_specimens(data_dir: Path, labels_csv: Path | None = None, group_by: str
             f"group_by: {group_by!r} is given and {labels_csv} has a column 'group': both name the specimens. "
             "Remove group_by, or the column."
         )
-    classes = tuple(sorted(set(labels_of))) if labels_of is not None else ()
-    index_of = {name: index for index, name in enumerate(classes)}
+    classes = tuple(sorted(set(labels_of) - {""})) if labels_of is not None else ()
+    index_of = {"": -1, **{name: index for index, name in enumerate(classes)}}
     return Specimens(
         root=root,
         names=names,
@@ -100,8 +101,8 @@ def split_specimens(specimens: Specimens, val_fraction: float, test_fraction: fl
 
     Within each class the groups stand in the order of sha256("seed/group"), so that neither the order of listing
     nor a new image moves the others; the test part is taken first. A group with several labels counts to its most
-    frequent one. A class with three groups or more is in every part whose fraction is above 0; every class is in
-    the training part.
+    frequent one; the groups without any label are split like a class of their own. A class with three groups or more
+    is in every part whose fraction is above 0; every class is in the training part.
 
     Raises UserError where the fractions (of the groups, 0 to 1) leave nothing for training.
     """
@@ -212,7 +213,7 @@ def _labels_from_folders(root: Path, names: Sequence[str]) -> tuple[list[str] | 
 
 
 def _read_labels_csv(path: Path, root: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None, str]:
-    """Labels and, where there is such a column, groups of all images; and the sentence that says so."""
+    """Labels ("" for none) and, where there is such a column, groups of all images; and the sentence that says so."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -234,22 +235,48 @@ def _read_labels_csv(path: Path, root: Path, names: Sequence[str]) -> tuple[list
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
         raise UserError(f"labels: {path} cannot be read as a CSV file in UTF-8: {fault}.") from fault
 
-    missing = [name for name in names if not rows.get(name, ("", ""))[0]]
+    found = [rows.get(name, ("", "")) for name in names]
+    labels = [label for label, _ in found]
     unknown = sorted(set(rows) - set(names))
-    if missing:
-        message = f"labels: {path} has no label for {len(missing)} of {len(names)} images ({_shorten(missing)})"
-        if unknown:
-            message += f" and {len(unknown)} rows that name no image in {root} ({_shorten(unknown)})"
-        raise UserError(f"{message}. Give each image one row; file names are relative to data_dir.")
-    labels = [rows[name][0] for name in names]
-    if len(set(labels)) < 2:
-        raise UserError(
-            f"labels: {path} gives all {len(names)} images the label {labels[0]!r}; at least 2 are needed. "
-            "Name two classes or more, or leave labels out to compare trials without labels."
-        )
-    groups = tuple(rows[name][1] or name for name in names) if "group" in columns else None
-    source = f"labels of {len(set(labels))} classes from {path.name}"
+    _check_labels(path, root, dict(zip(names, labels, strict=True)), unknown, len(rows))
+    groups = tuple(group or name for name, (_, group) in zip(names, found, strict=True)) if "group" in columns else None
+    counts = Counter(label for label in labels if label)
+    some = f" for {counts.total()} of {len(names)} images" if counts.total() < len(names) else ""
+    source = f"labels of {len(counts)} classes{some} from {path.name}"
     return labels, groups, source + (f" ({len(unknown)} rows name no image here)" if unknown else "")
+
+
+def _check_labels(path: Path, root: Path, labels: Mapping[str, str], unknown: Sequence[str], rows: int) -> None:
+    """Raise UserError where the labels ("" for none) by image cannot judge features, or were written for other images.
+
+    ``unknown`` are the names that the CSV's ``rows`` give and the folder has not.
+    """
+    missing = [name for name, label in labels.items() if not label]
+    counts = Counter(label for label in labels.values() if label)
+    if not missing:
+        if len(counts) < 2:
+            raise UserError(
+                f"labels: {path} gives all {len(labels)} images the label {next(iter(counts))!r}; at least 2 are "
+                "needed. Name two classes or more, or leave labels out to compare trials without labels."
+            )
+        return
+    # A table of more than this folder is no fault, unless images are missing in it: then the names do not fit.
+    if 2 * len(unknown) > rows:
+        raise UserError(
+            f"labels: {path}: {len(unknown)} of {rows} rows name no image in {root} ({_shorten(unknown)}), while "
+            f"{len(missing)} of {len(labels)} images have no label ({_shorten(missing)}). File names are relative to "
+            "data_dir: correct them, or point data_dir at the folder that they begin in."
+        )
+    if sum(count >= 2 for count in counts.values()) < 2:
+        listed = ", ".join(f"{label} ×{count}" for label, count in counts.most_common(5)) or "none"
+        message = f"labels: {path} labels {counts.total()} of {len(labels)} images ({listed}; no label: "
+        message += f"{_shorten(missing)})"
+        if unknown:
+            message += f" and has {len(unknown)} rows that name no image in {root} ({_shorten(unknown)})"
+        raise UserError(
+            f"{message}; at least 2 classes with 2 labelled images each are needed. Label more images, or leave "
+            "labels out to compare trials without labels."
+        )
 
 
 def _name_groups(names: Sequence[str], group_by: str | None) -> tuple[str, ...]:
@@ -271,10 +298,11 @@ def _name_groups(names: Sequence[str], group_by: str | None) -> tuple[str, ...]:
 
 
 def _main_label(labels: np.ndarray | None, indices: Sequence[int]) -> int:
-    """The most frequent label at the indices, the smallest of several; 0 without labels."""
+    """The most frequent label at the indices, the smallest of several; -1 where none is labelled."""
     if labels is None:
-        return 0
-    return int(np.bincount(labels[np.asarray(indices)]).argmax())
+        return -1
+    own = labels[np.asarray(indices)]
+    return int(np.bincount(own[own >= 0]).argmax()) if (own >= 0).any() else -1
 
 
 def _count_parts(groups: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:

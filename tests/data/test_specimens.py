@@ -19,7 +19,7 @@ def touch(root: Path, *names: str) -> Path:
 
 def make_specimens(groups: list[str], labels: list[int] | None) -> Specimens:
     names = tuple(f"{index:04d}.png" for index in range(len(groups)))
-    classes = tuple(f"class {index}" for index in range(max(labels) + 1)) if labels else ()
+    classes = tuple(f"class {index}" for index in range(max(labels) + 1)) if labels else ()  # -1: unlabelled
     return Specimens(Path("/x"), names, np.array(labels) if labels else None, classes, tuple(groups), "")
 
 
@@ -131,10 +131,17 @@ def test_csv_gives_labels_and_groups(tmp_path: Path) -> None:
         ("file,label\n", "must begin with the header filename,label"),
         ("filename;label\n1.png;wren\n", "separated by commas"),
         ("filename,label\n1.png,wren\n1.png,finch\n2.png,finch\n", "line 3: 1.png stands twice"),
-        ("filename,label\n1.png,wren\n", r"no label for 1 of 2 images \(2\.png\)"),
-        ("filename,label\n1.png,wren\n2.png,\n", r"no label for 1 of 2 images \(2\.png\)"),
-        ("filename,label\nz.png,wren\n1.png,wren\n", r"\(2\.png\) and 1 rows that name no image in .* \(z\.png\)"),
+        (
+            "filename,label\n1.png,wren\n",
+            r"labels 1 of 2 images \(wren ×1; no label: 2\.png\); at least 2 classes with 2",
+        ),
+        ("filename,label\n1.png,wren\n2.png,\n", r"labels 1 of 2 images \(wren ×1; no label: 2\.png\)"),
+        ("filename,label\nz.png,wren\n1.png,wren\n", r"2\.png\) and has 1 rows that name no image in .* \(z\.png\)"),
         ("filename,label\n1.png,wren\n2.png,wren\n", "gives all 2 images the label 'wren'"),
+        (
+            "filename,label\na/1.png,x\na/2.png,y\n",
+            r"2 of 2 rows name no image in .* \(a/1.* 2 of 2 images .* \(1\.png, 2",
+        ),
     ],
 )
 def test_csv_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -145,8 +152,61 @@ def test_csv_that_does_not_fit_is_refused(tmp_path: Path, text: str, message: st
 
 def test_csv_lists_five_missing_names_at_most(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{index}.png" for index in range(8)))
-    with pytest.raises(UserError, match=r"8 of 8 images \(0\.png, 1\.png, 2\.png, 3\.png, 4\.png and 3 more\)"):
+    listed = r"0\.png, 1\.png, 2\.png, 3\.png, 4\.png and 3 more"
+    with pytest.raises(UserError, match=rf"labels 0 of 8 images \(none; no label: {listed}\)"):
         find_specimens(tmp_path, write_csv(tmp_path, "filename,label\n"))
+
+
+def write_rows(root: Path, labels: dict[str, str]) -> Path:
+    return write_csv(root, "filename,label\n" + "".join(f"{name},{label}\n" for name, label in labels.items()))
+
+
+FOUR = {"0.png": "wren", "1.png": "finch", "2.png": "wren", "3.png": "finch"}
+
+
+def test_csv_may_label_a_handful_of_the_images(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{index}.png" for index in range(8)))
+    found = find_specimens(tmp_path, write_rows(tmp_path, {**FOUR, "4.png": "", "x.png": "owl"}))
+    assert found.labels is not None
+    assert found.labels.dtype == np.int64
+    assert found.labels.tolist() == [1, 0, 1, 0, -1, -1, -1, -1]
+    assert found.classes == ("finch", "wren")  # no owl is here
+    assert found.label_source == "labels of 2 classes for 4 of 8 images from labels.csv (1 rows name no image here)"
+    assert found.keep([5, 0]).labels.tolist() == [-1, 1]  # type: ignore[union-attr]
+
+
+def test_a_third_class_may_be_smaller_but_two_need_two_images(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{index}.png" for index in range(8)))
+    found = find_specimens(tmp_path, write_rows(tmp_path, {**FOUR, "4.png": "owl"}))
+    assert found.label_source == "labels of 3 classes for 5 of 8 images from labels.csv"
+    table = write_rows(tmp_path, {"0.png": "wren", "1.png": "finch", "2.png": "wren", "3.png": "owl"})
+    with pytest.raises(
+        UserError, match=r"labels\.csv labels 4 of 8 images \(wren ×2, finch ×1, owl ×1; no label: 4\.p"
+    ):
+        find_specimens(tmp_path, table)
+
+
+def test_a_row_without_a_label_still_names_the_group(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{index}.png" for index in range(6)))
+    rows = "0.png,a,g\n1.png,a,\n2.png,b,\n3.png,b,\n4.png,,g\n"
+    found = find_specimens(tmp_path, write_csv(tmp_path, f"filename,label,group\n{rows}"))
+    assert found.groups == ("g", "1.png", "2.png", "3.png", "g", "5.png")
+
+
+def test_rows_that_mostly_name_no_image_are_refused_where_images_lack_labels(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{index}.png" for index in range(8)))
+    others = {f"x{index}.png": "owl" for index in range(5)}
+    with pytest.raises(UserError, match=r"5 of 9 rows name no image .* \(x0\.png, .* 4 of 8 images .* \(4\.png, 5"):
+        find_specimens(tmp_path, write_rows(tmp_path, FOUR | others))
+    others.popitem()
+    found = find_specimens(tmp_path, write_rows(tmp_path, FOUR | others))
+    assert found.label_source.endswith("for 4 of 8 images from labels.csv (4 rows name no image here)")
+
+
+def test_a_table_of_a_larger_collection_fits_a_folder_that_it_labels_wholly(tmp_path: Path) -> None:
+    touch(tmp_path, *FOUR)
+    found = find_specimens(tmp_path, write_rows(tmp_path, FOUR | {f"x{index}.png": "owl" for index in range(9)}))
+    assert found.label_source == "labels of 2 classes from labels.csv (9 rows name no image here)"
 
 
 def test_missing_or_binary_csv_is_refused(tmp_path: Path) -> None:
@@ -189,7 +249,7 @@ def test_keep_takes_everything_along() -> None:
     assert kept.classes == ("class 0", "class 1", "class 2")
 
 
-population = st.lists(st.tuples(st.integers(0, 25), st.integers(0, 3)), min_size=1, max_size=80)
+population = st.lists(st.tuples(st.integers(0, 25), st.integers(-1, 3)), min_size=1, max_size=80)
 fraction = st.sampled_from([0.0, 0.05, 0.1, 0.25, 0.4])
 
 
@@ -216,8 +276,9 @@ def test_split_properties(people, val_fraction, test_fraction, seed, labelled, s
 
     main: dict[str, int] = {}
     for group in set(groups):
-        own = [label for name, label in zip(groups, labels or [0] * len(groups), strict=True) if name == group]
-        main[group] = min(set(own), key=lambda label: (-own.count(label), label))
+        own = [label for name, label in zip(groups, labels or [-1] * len(groups), strict=True) if name == group]
+        known = [label for label in own if label >= 0] or [-1]
+        main[group] = min(set(known), key=lambda label: (-known.count(label), label))
     for label in set(main.values()):
         total = sum(value == label for value in main.values())
         counts = [sum(main[group] == label for group in part) for part in in_parts]
@@ -226,6 +287,25 @@ def test_split_properties(people, val_fraction, test_fraction, seed, labelled, s
             assert abs(count - total * share) <= 1
             assert count >= (total >= 3 and share > 0)
             assert count == 0 or share > 0
+        if labels and label >= 0 and total >= 3:
+            for part, share in zip(parts, (1, val_fraction, test_fraction), strict=True):
+                assert share == 0 or any(labels[index] == label for index in part)
+
+
+def test_a_few_labels_reach_every_part_and_the_rest_is_split_alike() -> None:
+    labels = [0] * 3 + [1] * 5 + [-1] * 92
+    split = split_specimens(make_specimens([f"g{index}" for index in range(100)], labels), 0.15, 0.15, 3)
+    counts = [np.bincount(np.array(labels)[part] + 1).tolist() for part in (split.train, split.val, split.test)]
+    assert counts == [[64, 1, 3], [14, 1, 1], [14, 1, 1]]
+
+
+def test_the_labelled_images_of_a_group_tell_its_label() -> None:
+    # Twelve groups of four images, one of them labelled: counted with the others, every group would be unlabelled.
+    groups, labels = [f"g{index // 4}" for index in range(48)], [-1, -1, 0, -1, 1, -1, -1, -1] * 6
+    for seed in range(10):
+        split = split_specimens(make_specimens(groups, labels), 0.17, 0.17, seed)
+        counts = [sorted(labels[index] for index in part if labels[index] >= 0) for part in (split.val, split.test)]
+        assert counts == [[0, 1], [0, 1]]
 
 
 def test_split_depends_on_the_seed_and_keeps_the_test_part() -> None:
