@@ -18,7 +18,8 @@ from ray.train.torch import TorchTrainer, get_device
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.parts import Parts
 from phenoscape_tune.training.device import default_device
-from phenoscape_tune.training.loop import Row, RunOptions, train_simclr
+from phenoscape_tune.training.loop import train_simclr
+from phenoscape_tune.training.run import Row, RunOptions
 
 
 def launch(

@@ -12,7 +12,9 @@ from phenoscape_tune.config import TrainConfig, load_config
 from phenoscape_tune.data.parts import open_parts
 from phenoscape_tune.data.sample import write_sample
 from phenoscape_tune.training import checkpoint
-from phenoscape_tune.training.loop import Diverged, RunOptions, channel_statistics, start_run, train_simclr, validate
+from phenoscape_tune.training.evaluation import validate
+from phenoscape_tune.training.loop import train_simclr
+from phenoscape_tune.training.run import Diverged, RunOptions, channel_statistics, start_run
 
 pytestmark = pytest.mark.slow  # real training
 
@@ -91,24 +93,6 @@ def test_a_non_finite_loss_ends_the_run_at_once(tiny: Tiny) -> None:
         train(tiny(optimizer="sgd", lr=1e30, warmup_epochs=0, precision=32, max_epochs=5))
     assert caught.value.epoch == 1
     assert str(caught.value) == "diverged at epoch 1"
-
-
-def test_the_test_part_is_measured_in_the_last_epoch_of_a_confirmation_only(tiny: Tiny) -> None:
-    config = tiny()
-    rows = train(config, RunOptions(test=True))
-    assert "test_objective" not in rows[0]
-    assert 0 <= rows[1]["test_objective"] <= 1
-    parts = open_parts(config)
-    lines = (Path(config.out_dir) / "test_predictions.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(parts.split.test)
-    test_names = {parts.packed.specimens.names[i] for i in parts.split.test}
-    assert {line.split(",")[0] for line in lines[1:]} == test_names
-
-
-def test_without_labels_there_is_a_loss_and_no_objective(tiny: Tiny, birds: Path) -> None:
-    rows = train(tiny(data_dir=str(birds / "crow"), max_epochs=1))
-    assert "val_loss" in rows[0]
-    assert "objective" not in rows[0]
 
 
 def test_each_seed_trains_another_network_on_the_same_parts(tiny: Tiny, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_closed_run_gets_no_lines_of_the_next_one(tmp_path: Path) -> None:
     with open_monitor(tmp_path / "a", None, 0):
         LOGGER.info("first")
     with open_monitor(tmp_path / "b", None, 0):
-        logging.getLogger("phenoscape_tune.training.loop").info("second")
+        logging.getLogger("phenoscape_tune.training.run").info("second")
     assert "second" not in (tmp_path / "a" / "logs" / "training.log").read_text()
     assert "second" in (tmp_path / "b" / "logs" / "training.log").read_text()
 

@@ -1,0 +1,154 @@
+"""What judges a run: after each epoch validation loss, objective, signs of a collapse; at the end the test part."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from phenoscape_tune.augment import TwoViews, plain_view
+from phenoscape_tune.config import TransformsConfig
+from phenoscape_tune.evaluate.label_free import feature_std, rankme
+from phenoscape_tune.evaluate.objective import (
+    FEW_LABELS,
+    HELD_OUT_IMAGES,
+    MODERATE,
+    WEAK,
+    Score,
+    classification_score,
+    few_labels_score,
+    label_free_score,
+)
+from phenoscape_tune.nt_xent import nt_xent
+from phenoscape_tune.training.run import Diverged, Row, Run, stream
+
+VALIDATION_SEED, REFERENCE_SEED = 2, 3  # streams of random numbers within one seed
+# The reference views of the label-free scores: the same augmentations whatever the run's own is. How far the ranking
+# leans on them is measured in docs/objectives.md.
+REFERENCE_CHUNK = 64  # images
+REFERENCES = {
+    WEAK: TransformsConfig(cj_strength=0.2, min_scale=0.5),
+    MODERATE: TransformsConfig(cj_strength=0.5, min_scale=0.2),
+}
+
+
+@torch.no_grad()
+def validate(run: Run) -> Row:
+    """Validation loss on the run's own augmentation and temperature, the objective, and the signs of a collapse."""
+    run.encoder.eval()
+    val = run.parts.split.val
+    generator = torch.Generator().manual_seed(stream(run.config.seed, VALIDATION_SEED, 0))
+    total = 0.0
+    for images in run.batches.in_order(val):
+        views = run.two_views(images, generator).contiguous(memory_format=torch.channels_last)
+        with run.autocast():
+            z = torch.cat([run.encoder(rows)[1] for rows in views.split(run.gradient_step.rows)])
+        total += float(nt_xent(z, run.config.temperature)) * len(images)
+    if not math.isfinite(total):
+        raise Diverged(run.epoch)
+    features = embed(run, val)  # (n, D)
+    score = measure_validation(run, features)
+    row: Row = {"val_loss": total / len(val), "objective": score.value}
+    if score.error is not None:
+        row["objective_error"] = score.error
+    return row | {"rankme": rankme(features[:HELD_OUT_IMAGES]), "feature_std": feature_std(features)}
+
+
+def measure(run: Run, part: np.ndarray, features: Tensor) -> Score:
+    """The run's objective on a part, whose plain `features` (n, D) are known."""
+    metric, parts = run.metric, run.parts
+    if metric.views:
+        return label_free_score(metric, embed_references(run, part))
+    if not metric.needs_labels:
+        return label_free_score(metric, features[None, :HELD_OUT_IMAGES])
+    assert parts.labels is not None
+    bank = parts.labelled(parts.split.train)
+    labelled = parts.labels[part] >= 0
+    return classification_score(
+        metric, embed(run, bank), parts.labels[bank], features[torch.from_numpy(labelled)], parts.labels[part][labelled]
+    )
+
+
+def measure_validation(run: Run, features: Tensor) -> Score:
+    """The run's objective on the validation part, whose plain `features` (n, D) are known.
+
+    Where few of its images are labelled, kNN classifies the labelled training images too, each by all the others: the
+    labels were not trained on.
+    """
+    parts = run.parts
+    if run.metric.name != "knn_accuracy" or not parts.partly_labelled:
+        return measure(run, parts.split.val, features)
+    labelled = parts.labelled(parts.split.val)
+    if len(labelled) >= FEW_LABELS:
+        return measure(run, parts.split.val, features)
+    assert parts.labels is not None
+    known = np.concatenate([parts.labelled(parts.split.train), labelled])
+    groups = parts.packed.specimens.groups
+    return few_labels_score(embed(run, known), parts.labels[known], [groups[i] for i in known])
+
+
+def test(run: Run) -> Row:
+    """The objective on the test part, which no choice was made on; a line a specimen goes to `test_scores.csv`."""
+    part = run.parts.split.test
+    measured = run.parts.labelled(part) if run.metric.needs_labels else part
+    bank = run.parts.labelled(run.parts.split.train)
+    if not len(measured) or (run.metric.needs_labels and not len(bank)):
+        return {}
+    score = measure(run, part, embed(run, part))
+    row = {"test_objective": score.value}
+    if score.error is not None:
+        row["test_error"] = score.error
+    if score.specimens is None:
+        return row
+    specimens = run.parts.packed.specimens
+    names, groups, classes, labels = specimens.names, specimens.groups, specimens.classes, run.parts.labels
+    # File names need not be UTF-8: as they are on the disk they are written.
+    with (run.folder / "test_scores.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filename", "group", "label", "predicted", "score"])
+        for i, (index, value) in enumerate(zip(measured, score.specimens, strict=False)):
+            # The gain is balanced over what stands there: a score that needs no labels is not.
+            label = classes[labels[index]] if labels is not None and run.metric.needs_labels else ""
+            predicted = classes[score.predicted[i]] if score.predicted is not None else ""
+            writer.writerow([names[index], groups[index], label, predicted, f"{value:.6g}"])
+    return row
+
+
+@torch.no_grad()
+def embed(run: Run, part: np.ndarray) -> Tensor:
+    """Backbone features h (n, D), float32, of whole images without augmentation."""
+    run.encoder.eval()
+    features = []
+    for images in run.batches.in_order(part):
+        views = plain_view(images, run.config.input_size).contiguous(memory_format=torch.channels_last)
+        with run.autocast():
+            features += [run.encoder.features(rows).float() for rows in views.split(run.gradient_step.rows)]
+    return torch.cat(features)
+
+
+@torch.no_grad()
+def embed_references(run: Run, part: np.ndarray) -> Tensor:
+    """Backbone features (q, n, D), float32, of the metric's q reference views of up to `HELD_OUT_IMAGES` images.
+
+    What is drawn follows from the search's seed alone: every trial, and every epoch, sees the same views.
+    """
+    run.encoder.eval()
+    seen = []
+    for number, (name, count) in enumerate(run.metric.views):
+        reference = TwoViews(**{**REFERENCES[name].model_dump(), "input_size": run.config.input_size})
+        generator = torch.Generator().manual_seed(stream(run.reference_seed, REFERENCE_SEED, number))
+        features = []
+        # In chunks of its own: drawn by the run's batch size, trials that search it would see other views.
+        for start in range(0, min(len(part), HELD_OUT_IMAGES), REFERENCE_CHUNK):
+            images = run.batches.take(part[start : min(start + REFERENCE_CHUNK, HELD_OUT_IMAGES)])
+            height, width = images.shape[-2:]
+            drawn = reference.draw(len(images), height, width, generator, count)
+            views = reference.apply(images, drawn).contiguous(memory_format=torch.channels_last)
+            with run.autocast():
+                h = torch.cat([run.encoder.features(view).float() for view in views.split(len(images))])
+            features.append(h.view(count, len(images), -1))
+        seen.append(torch.cat(features, dim=1))
+    return torch.cat(seen)

@@ -1,0 +1,251 @@
+"""Contrastive batches larger than memory: the loss sees the whole batch, the network a micro-batch at a time.
+
+GradCache (Gao et al., arXiv 2101.06983, section 3): forward every micro-batch without a graph, keeping projections and
+random state; take the loss of the whole batch and its gradient at the projections; forward each micro-batch again with
+the same random state and back-propagate that gradient. Costs one more forward pass, and is exact but for layers that
+couple the images of a batch: batch norm's statistics are those of a micro-batch.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.nt_xent import nt_xent
+from phenoscape_tune.training.memory import OutOfMemory, is_out_of_memory
+
+log = logging.getLogger(__name__)
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+SMALLEST = 2  # images: batch norm in the projection head needs more than one
+OOM_ABOVE = "PHENOSCAPE_TUNE_OOM_ABOVE"
+
+
+class GradientStep:
+    """Called with the views of a batch, puts the gradient of their contrastive loss into an encoder's parameters.
+
+    Args:
+        encoder: images (n, C, S, S) to features (n, D) and projections (n, d).
+        config: its batch_size, micro_batch_size and temperature are read. `auto` starts with the whole batch and, where
+            memory runs out, halves what goes through the network at once for all later steps. The batch stays as it is.
+
+    For tests of what happens out of memory, the environment variable PHENOSCAPE_TUNE_OOM_ABOVE=<images> makes each
+    forward pass of more than two views of so many images raise torch.OutOfMemoryError.
+    """
+
+    def __init__(self, encoder: nn.Module, config: TrainConfig) -> None:
+        self.encoder = encoder
+        self.temperature, self.batch_size = config.temperature, config.batch_size
+        self.automatic = config.micro_batch_size == "auto"
+        size = config.batch_size if config.micro_batch_size == "auto" else config.micro_batch_size
+        self.micro_batch = min(size, config.batch_size)
+        self._fits = False  # whether a step with this micro-batch has gone well
+        if os.environ.get(OOM_ABOVE):
+            network = getattr(encoder, "backbone", encoder)
+            network.register_forward_pre_hook(_pretend_memory_ends_above(int(os.environ[OOM_ABOVE])))
+
+    @property
+    def rows(self) -> int:
+        """Views that may go through the network at once: two of each image of a micro-batch."""
+        return 2 * self.micro_batch
+
+    def __call__(self, views: Tensor, autocast: Autocast) -> Tensor:
+        """The loss of views (2B, C, S, S), detached; the gradients take the place of earlier ones.
+
+        Rows i and i + B are a positive pair; `autocast` is as in `backpropagate`. Raises OutOfMemory where memory does
+        not suffice for `micro_batch` images, and they may not or cannot be halved.
+        """
+        while True:
+            # A step that fails half-way leaves no trace, so that a resumed run, which fails anew, equals this one. Once
+            # a size has gone well that is not worth a copy a step.
+            before = None if self._fits else _State(self.encoder, views.device)
+            self.encoder.zero_grad(set_to_none=True)
+            try:
+                loss = backpropagate(self.encoder, views, self.temperature, self.micro_batch, autocast)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = _told(error)
+            else:
+                self._fits = True
+                return loss
+            self._halve(reason)
+            if before is not None:
+                before.restore()
+
+    def _halve(self, reason: str) -> None:
+        self.encoder.zero_grad(set_to_none=True)
+        _free_memory()
+        smaller = self.micro_batch // 2
+        if not self.automatic or smaller < SMALLEST:
+            raise self._out_of_memory(reason)
+        log.warning(
+            "out of memory: from here on %d images go through the network at once instead of %d; batch_size %d is "
+            "unchanged, batch norm's statistics are now of the micro-batch",
+            *(smaller, self.micro_batch, self.batch_size),
+        )
+        self.micro_batch, self._fits = smaller, False
+
+    def _out_of_memory(self, reason: str) -> OutOfMemory:
+        remedies = ["a smaller batch_size", "input_size or backbone"]
+        if self.micro_batch // 2 >= SMALLEST:
+            remedies.insert(0, f"micro_batch_size={self.micro_batch // 2}")
+        return OutOfMemory(
+            f"out of memory with batch_size {self.batch_size} and {self.micro_batch} images at a time "
+            f"(micro-batch); try {', '.join(remedies)} ({reason})"
+        )
+
+    @contextmanager
+    def naming_out_of_memory(self) -> Iterator[None]:
+        """Within, memory that runs out outside of a step (views, optimizer, evaluation) is raised as OutOfMemory."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            told = self._out_of_memory(_told(error))
+            _free_memory()
+            raise told from None
+
+
+def backpropagate(
+    encoder: nn.Module, views: Tensor, temperature: float, micro_batch: int, autocast: Autocast
+) -> Tensor:
+    """Add the gradient of the whole batch's NT-Xent to the encoder's parameters; returns the loss, detached.
+
+    Args:
+        encoder: images (n, C, S, S) to features (n, D) and projections (n, d).
+        views: (2B, C, S, S), view 1 of B images, then view 2.
+        temperature: of `nt_xent`, which also gathers the other ranks' projections, once.
+        micro_batch: images whose two views may go through the network at once; from B on, all do.
+        autocast: makes the context of a forward pass; asked for anew for each, because weights that autocast caches
+            without a graph would be of no use to the next.
+
+    Random layers draw the same numbers in both passes. Batch norm's running statistics take one step towards the mean
+    of the micro-batches' statistics (`num_batches_tracked` counts micro-batches).
+    """
+    chunks = split_rows(len(views) // 2, micro_batch)
+    if len(chunks) == 1:
+        with autocast():
+            _, z = encoder(views)  # (2B, d)
+        loss = nt_xent(z, temperature)
+        loss.backward()
+        return loss.detach()
+    states, parts = [], []
+    for number, rows in enumerate(chunks):
+        states.append(_random_state(views.device))
+        with torch.no_grad(), autocast(), _share_of_running_statistics(encoder, number, len(chunks)):
+            parts.append(encoder(views[rows])[1])
+    z = parts[0].new_empty(len(views), parts[0].shape[1])  # (2B, d)
+    for rows, part in zip(chunks, parts, strict=True):
+        z[rows] = part
+    loss = nt_xent(z.requires_grad_(), temperature)
+    (gradient,) = torch.autograd.grad(loss, z)  # (2B, d)
+    for rows, state in zip(chunks, states, strict=True):
+        _set_random_state(state, views.device)
+        with autocast(), _no_running_statistics(encoder):
+            _, part = encoder(views[rows])
+        part.backward(gradient[rows])
+    return loss.detach()
+
+
+def split_rows(batch: int, micro_batch: int) -> list[slice]:
+    """The rows of 2·batch views that go through the network together, at most 2·micro_batch each, sizes balanced.
+
+    One part where everything fits; else neighbours of view 1, then of view 2 every n-th. So two views of an image are
+    never in one part, and few images of one part of view 1 are together in one of view 2: where positives share batch
+    norm's statistics, these give them away without anything learned (MoCo, arXiv 1911.05722, section 3.3).
+    """
+    if micro_batch >= batch:
+        return [slice(0, 2 * batch)]
+    n = -(-batch // (2 * micro_batch))  # parts a view, rounded up
+    first = [slice(batch * k // n, batch * (k + 1) // n) for k in range(n)]
+    return first + [slice(batch + k, 2 * batch, n) for k in range(n)]
+
+
+@contextmanager
+def _share_of_running_statistics(encoder: nn.Module, part: int, parts: int) -> Iterator[None]:
+    """Within, batch norm updates its running statistics so that all parts together are one update by their mean."""
+    # Without a momentum each part counts as much as each one before: nothing to share.
+    momenta = {norm: norm.momentum for norm in _batch_norms(encoder) if norm.momentum is not None}
+    for norm, momentum in momenta.items():
+        # The parts that follow shrink this one's weight by (1 − theirs): what remains is momentum / parts for each.
+        share = momentum / parts
+        norm.momentum = share / (1 - (parts - 1 - part) * share)
+    try:
+        yield
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+
+
+@contextmanager
+def _no_running_statistics(encoder: nn.Module) -> Iterator[None]:
+    """Within, batch norm in training uses the batch's statistics as ever, and does not add them to the running ones."""
+    norms = _batch_norms(encoder)
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+def _batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
+    # A frozen one, in evaluation mode, has to go on reading its running statistics.
+    return [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+
+
+class _State:
+    """What a forward pass in training changes: random state and buffers (batch norm's running statistics)."""
+
+    def __init__(self, encoder: nn.Module, device: torch.device) -> None:
+        self.device, self.random = device, _random_state(device)
+        self.buffers: Sequence[Tensor] = list(encoder.buffers())
+        self.values = [buffer.clone() for buffer in self.buffers]
+
+    def restore(self) -> None:
+        _set_random_state(self.random, self.device)
+        for buffer, value in zip(self.buffers, self.values, strict=True):
+            buffer.copy_(value)
+
+
+def _told(error: BaseException) -> str:
+    """The first line of an exception's text; lets go of the tensors that its traceback holds."""
+    traceback.clear_frames(error.__traceback__)
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"[:200]
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _pretend_memory_ends_above(images: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def check(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if len(inputs[0]) > 2 * images:
+            raise torch.OutOfMemoryError(f"{OOM_ABOVE}={images}: {len(inputs[0])} views are too many")
+
+    return check

@@ -1,0 +1,193 @@
+"""A run in progress: its configuration, data, network and optimiser, new or as a checkpoint left them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from phenoscape_tune import ranks
+from phenoscape_tune.augment import TwoViews
+from phenoscape_tune.config import TrainConfig, save_config
+from phenoscape_tune.data.batches import Batches
+from phenoscape_tune.data.parts import Parts
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.evaluate.objective import Metric, choose_metric
+from phenoscape_tune.model import Encoder, build_encoder
+from phenoscape_tune.training import checkpoint
+from phenoscape_tune.training.gradient_cache import GradientStep
+from phenoscape_tune.training.schedule import build_optimizer
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+class Diverged(Exception):
+    """The loss is no longer a number; `epoch` says when."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"diverged at epoch {epoch}")
+        self.epoch = epoch
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a search asks of a run beyond its configuration.
+
+    Attributes:
+        resume: checkpoint to go on from; None starts anew.
+        reported_epochs: epochs that were reported before; the later ones of a resumed history are reported again.
+        test: whether the last epoch also measures the test part and writes `test_scores.csv`.
+        hparams: the searched values, for TensorBoard.
+        metric: the objective's name; auto: kNN accuracy where there are labels, else reference contrast.
+        reference_seed: seed of the reference views; the same for all runs that are compared.
+    """
+
+    resume: Path | None = None
+    reported_epochs: int = 0
+    test: bool = False
+    hparams: Mapping[str, Any] | None = None
+    metric: str = "auto"
+    reference_seed: int = 0
+
+
+@dataclass
+class Run:
+    """A run in progress."""
+
+    config: TrainConfig
+    folder: Path
+    device: torch.device
+    parts: Parts
+    batches: Batches
+    encoder: Encoder
+    optimizer: torch.optim.Optimizer
+    two_views: TwoViews
+    metric: Metric
+    reference_seed: int = 0
+    dtype: torch.dtype | None = None
+    epoch: int = 0
+    history: list[Row] = field(default_factory=list)
+    gradient_step: GradientStep = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gradient_step = GradientStep(self.encoder, self.config)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+
+def start_run(config: TrainConfig, device: torch.device, options: RunOptions, parts: Parts) -> Run:
+    """Folder, data, network and optimiser; new, or as a checkpoint left them."""
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(config.deterministic)
+    mean, std = channel_statistics(parts)
+    encoder = build_encoder(config, parts.channels, mean, std).to(device).to(memory_format=torch.channels_last)
+    run = Run(
+        config=config,
+        folder=Path(config.out_dir),
+        device=device,
+        parts=parts,
+        batches=Batches(parts.packed.images, config.batch_size, device),
+        encoder=encoder,
+        optimizer=build_optimizer(config, encoder),
+        two_views=TwoViews(**config.transforms.model_dump()),
+        metric=choose_metric(options.metric, parts.labels is not None, parts.few_labels),
+        reference_seed=options.reference_seed,
+    )
+    if options.resume is not None:
+        load(run, options.resume)
+    # Last: a checkpoint that does not fit must not leave its configuration behind.
+    run.folder.mkdir(parents=True, exist_ok=True)
+    save_config(config, run.folder / "config.yaml")
+    return run
+
+
+def load(run: Run, path: Path) -> None:
+    """Go on from a checkpoint. Raises UserError where it is of another network or optimiser."""
+    state = checkpoint.load(path)
+    try:
+        run.encoder.load_state_dict(state.model)
+        run.optimizer.load_state_dict(state.optimizer)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: is of another network or optimiser than this configuration "
+            f"({str(error).splitlines()[0][:200]}); resume without changing those keys"
+        ) from error
+    saved = state.config.get("optimizer")
+    if saved != run.config.optimizer:
+        raise UserError(f"{path}: was trained with optimizer={saved}, not {run.config.optimizer}; leave it as it was")
+    run.epoch, run.history = state.epoch, state.history
+
+
+def channel_statistics(parts: Parts, most: int = 2000) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of the training images in [0, 1], from at most `most` of them."""
+    chosen = parts.split.train[:: max(1, len(parts.split.train) // most)]
+    count, total, squares = 0, np.zeros(parts.channels), np.zeros(parts.channels)
+    for start in range(0, len(chosen), 256):
+        pixels = parts.packed.images[chosen[start : start + 256]].astype(np.float64) / 255  # (n, C, S, S)
+        count += pixels[:, 0].size
+        total += pixels.sum(axis=(0, 2, 3))
+        squares += np.square(pixels).sum(axis=(0, 2, 3))
+    mean = total / count
+    return list(mean), list(np.sqrt(np.maximum(squares / count - mean**2, 0)))
+
+
+def describe(run: Run) -> None:
+    config = run.config
+    parameters = sum(p.numel() for p in run.encoder.backbone.parameters())
+    log.info("%s: %s", config.data_dir, run.parts.describe())
+    log.info(
+        "%s, %.1f M parameters, input %d px, packed at %d px",
+        config.backbone,
+        parameters / 1e6,
+        config.input_size,
+        run.parts.packed.images.shape[-1],
+    )
+    log.info(
+        "%s, %s, %d threads; effective batch %d; %s",
+        run.device,
+        run.dtype or torch.float32,
+        torch.get_num_threads(),
+        config.batch_size * ranks.world_size(),
+        config.optimizer,
+    )
+    if config.eta_min is not None and config.resolved_eta_min != config.eta_min:
+        log.info("eta_min: %g is not below lr %g: the floor is %g", config.eta_min, config.lr, config.resolved_eta_min)
+    if config.pin_memory or config.persistent_workers:
+        log.info("images are packed: pin_memory and persistent_workers, for the loader of unpacked ones, are not used")
+    if config.strategy == "ddp":
+        log.info("strategy: ddp has nothing to distribute on one device")
+    if run.gradient_step.micro_batch < config.batch_size:
+        log.info(
+            "micro_batch_size: %d of %d images go through the network at once; the loss sees all, batch norm's "
+            "statistics are of a micro-batch",
+            run.gradient_step.micro_batch,
+            config.batch_size,
+        )
+    if run.epoch:
+        log.info("goes on after epoch %d", run.epoch)
+
+
+def save(run: Run) -> None:
+    if ranks.rank() == 0:
+        scores = [run.metric.sign * row["objective"] for row in run.history]
+        state = checkpoint.State(
+            model=run.encoder.state_dict(),
+            optimizer=run.optimizer.state_dict(),
+            config=run.config.to_mapping(),
+            epoch=run.epoch,
+            history=run.history,
+        )
+        checkpoint.save(state, run.folder / "checkpoints", best=scores[-1] >= max(scores))
+
+
+def stream(*numbers: int) -> int:
+    """A seed for a stream of its own, from numbers that would collide if they were added."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

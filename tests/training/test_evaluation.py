@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.data.parts import open_parts
+from phenoscape_tune.evaluate.objective import HELD_OUT_IMAGES
+from phenoscape_tune.training import evaluation
+from phenoscape_tune.training.loop import train_simclr
+from phenoscape_tune.training.run import Run, RunOptions, start_run
+
+pytestmark = pytest.mark.slow  # real training
+
+Tiny = Callable[..., TrainConfig]
+CPU = torch.device("cpu")
+
+
+def train(config: TrainConfig, **options: Any) -> list[dict[str, Any]]:
+    return train_simclr(config, lambda row: None, RunOptions(**options), CPU)
+
+
+def open_run(config: TrainConfig, **options: Any) -> Run:
+    return start_run(config, CPU, RunOptions(**options), open_parts(config))
+
+
+def read(config: TrainConfig) -> list[dict[str, str]]:
+    with (Path(config.out_dir) / "test_scores.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_test_part_is_measured_in_the_last_epoch_of_a_confirmation_only(tiny: Tiny) -> None:
+    config = tiny()
+    rows = train(config, test=True)
+    assert "test_objective" not in rows[0]
+    parts, written = open_parts(config), read(config)
+    assert {row["filename"] for row in written} == {parts.packed.specimens.names[i] for i in parts.split.test}
+    assert all(float(row["score"]) == (row["label"] == row["predicted"]) for row in written)
+    by_class = [[float(row["score"]) for row in written if row["label"] == name] for name in parts.classes]
+    assert rows[1]["test_objective"] == pytest.approx(np.mean([np.mean(own) for own in by_class]))
+
+
+def test_without_labels_the_objective_is_the_reference_contrast(tiny: Tiny, birds: Path) -> None:
+    config = tiny(data_dir=str(birds / "crow"), val_fraction=0.3, test_fraction=0.3)
+    rows = train(config, test=True)
+    written = read(config)
+    assert {(row["label"], row["predicted"]) for row in written} == {("", "")}
+    assert rows[-1]["test_objective"] == pytest.approx(np.mean([float(row["score"]) for row in written]), rel=1e-4)
+    # Between agreement of all views and features that tell nothing.
+    n = len(open_parts(config).split.val)
+    assert all(0 < row["objective"] < 2 * np.log(2 * n - 1) for row in rows)
+    assert all(row["objective_error"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("metric", ["knn_accuracy", "probe_accuracy", "reference_contrast", "rankme", "lidar"])
+def test_every_metric_gives_a_value_each_epoch(tiny: Tiny, metric: str) -> None:
+    rows = train(tiny(max_epochs=1), metric=metric, test=True)
+    assert np.isfinite(rows[0]["objective"])
+    assert np.isfinite(rows[0]["test_objective"])
+    assert rows[0]["rankme"] >= 1
+    assert rows[0]["feature_std"] > 0
+
+
+def test_the_reference_views_are_those_of_the_search_whatever_the_trial_searches(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def features_of(**changes: Any) -> torch.Tensor:
+        run = open_run(tiny(**changes), metric="reference_contrast", reference_seed=7)
+        seen.clear()
+        monkeypatch.setattr(run.encoder, "features", lambda views: seen.append(views.clone()) or views.flatten(1))
+        evaluation.embed_references(run, run.parts.split.val)
+        return torch.cat(seen)
+
+    views = features_of()
+    changed = {"cj_strength": 0.0, "min_scale": 0.9, "gaussian_blur": 0.0}
+    for changes in ({"batch_size": 32}, {"seed": 3}, {"temperature": 0.5}, {"transforms": changed}):
+        assert torch.equal(features_of(**changes), views)
+
+
+def test_the_objective_of_unchanged_weights_does_not_change_with_the_epoch(tiny: Tiny) -> None:
+    run = open_run(tiny(), metric="reference_contrast")
+    first = evaluation.validate(run)
+    run.epoch += 1
+    assert evaluation.validate(run) == first
+
+
+def test_no_more_images_are_looked_at_than_said(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "HELD_OUT_IMAGES", 5)
+    run = open_run(tiny(), metric="lidar")
+    assert evaluation.embed_references(run, run.parts.split.val).shape[:2] == (8, 5)
+    assert HELD_OUT_IMAGES == 1000
+
+
+def label_few(birds: Path, tmp_path: Path, each: int) -> Path:
+    """A CSV that labels `each` images of every bird."""
+    path = tmp_path / "few.csv"
+    names = [f"{name}/{i:02d}.jpg,{name}" for name in ("crow", "finch", "robin") for i in range(each)]
+    path.write_text("\n".join(["filename,label", *names]) + "\n")
+    return path
+
+
+def test_a_handful_of_labels_is_enough_for_the_knn_objective(tiny: Tiny, birds: Path, tmp_path: Path) -> None:
+    config = tiny(labels=str(label_few(birds, tmp_path, 6)), max_epochs=4, lr=0.003)
+    assert open_run(config).metric.name == "reference_contrast"  # so few rank worse than none
+    run = open_run(config, metric="knn_accuracy")
+    assert run.parts.partly_labelled
+    rows = train(config, test=True, metric="knn_accuracy")
+    # All labelled images of training and validation are classified, each by the others: a third of them by chance.
+    labelled = sum(len(run.parts.labelled(part)) for part in (run.parts.split.train, run.parts.split.val))
+    values = [row["objective"] for row in rows]
+    assert max(values) > 0.6
+    sizes = np.bincount(run.parts.labels[run.parts.labels >= 0]) if run.parts.labels is not None else []
+    assert labelled + len(run.parts.labelled(run.parts.split.test)) == sum(sizes) == 18
+    assert {row["label"] for row in read(config)} <= {"crow", "finch", "robin"}
+    assert len(read(config)) == len(run.parts.labelled(run.parts.split.test))
+
+
+def test_without_labels_in_the_test_part_no_gain_is_made_up(tiny: Tiny, birds: Path, tmp_path: Path) -> None:
+    config = tiny(labels=str(label_few(birds, tmp_path, 2)), max_epochs=1)
+    rows = train(config, test=True, metric="knn_accuracy")
+    assert not len(open_parts(config).labelled(open_parts(config).split.test))
+    assert "test_objective" not in rows[-1]
+    assert not (Path(config.out_dir) / "test_scores.csv").exists()
