@@ -168,8 +168,10 @@ class TrainConfig(_Keys):
     eta_min: float | None = Field(None, ge=0, description="Floor of the learning rate; null: min(1e-4, lr / 10).")
     gradient_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: no clipping.")
     accumulate_grad_batches: int = Field(1, ge=1, description="Batches that the contrastive loss sees as one.")
-    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
-        "auto", description="Images that go through the network at once."
+    micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=2)] = Field(
+        "auto",
+        description="Images of a batch that go through the network at once; the loss sees them all. auto: the whole "
+        "batch, halved where memory runs out.",
     )
     early_stopping: EarlyStoppingConfig | None = Field(None, description="Stop when a value no longer improves.")
     transforms: TransformsConfig = Field(default_factory=TransformsConfig, description="Augmentation.")
@@ -252,7 +254,6 @@ _NOT_YET = {
     "use_segmentation_mask": lambda c: c.use_segmentation_mask,
     "optimizer": lambda c: c.optimizer == "lars",
     "accumulate_grad_batches": lambda c: c.accumulate_grad_batches > 1,
-    "micro_batch_size": lambda c: c.micro_batch_size != "auto",
     "early_stopping": lambda c: c.early_stopping is not None,
     "devices": lambda c: c.devices != 1,
     "precision": lambda c: c.precision == 16,
@@ -301,6 +302,14 @@ def get_key(mapping: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         mapping = mapping[part]
     return mapping
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def set_key(mapping: dict[str, Any], key: str, value: Any) -> None:

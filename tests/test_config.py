@@ -413,7 +413,6 @@ LATER = [
     ("use_segmentation_mask", True, "false"),
     ("optimizer", "lars", "adamw"),
     ("accumulate_grad_batches", 4, "1"),
-    ("micro_batch_size", 16, "auto"),
     ("early_stopping", {}, "null"),
     ("devices", 2, "1"),
     ("precision", 16, "auto"),

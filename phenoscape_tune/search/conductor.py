@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from phenoscape_tune.config import TrainConfig, build_config, get_key, merge, set_key
-from phenoscape_tune.search.plan import Plan
-from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.evaluate.objective import collapsed
+from phenoscape_tune.search.course import ALLOWANCE, CANDIDATES, ENDED_BY, WIDENED, Course
+from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.sampler import derive_seed
-from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED, Study, TrialRecord, confirm_stage
+from phenoscape_tune.search.spending import RESERVE, Spending, affordable, epoch_seconds
+from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord, confirm_stage
+
+RESERVED_AT_MOST = 0.5  # of a budget of time: a search that only confirms has nothing to confirm
 
 
 @dataclass(frozen=True)
@@ -32,39 +36,12 @@ class Task:
 
 
 @dataclass
-class Conductor:
+class Conductor(Course):
     """The state of a search. `next_task` and `report` are all that a runner needs."""
 
-    plan: Plan
-    study: Study
-    gpus_per_trial: float = 0.0
+    spending: Spending | None = None
     live: dict[str, TrialRecord] = field(default_factory=dict)
-    winners: list[TrialRecord | None] = field(default_factory=list)
     done: bool = False
-
-    def __post_init__(self) -> None:
-        self._open(self.plan.stages[0])
-
-    @property
-    def stage(self) -> Stage:
-        """The stage that is running."""
-        return self._stage
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The stages so far and to come, the confirmation included once it has begun."""
-        return (*self.plan.stages, self._stage) if self._stage.name == CONFIRM else self.plan.stages
-
-    def records(self, stage: Stage | None = None) -> list[TrialRecord]:
-        """The trials of a stage, or of all stages in their order."""
-        stages = self.stages if stage is None else (stage,)
-        return [record for each in stages for record in self.study.trials(each)]
-
-    @property
-    def baseline(self) -> TrialRecord | None:
-        """The trial of the defaults, once it was started."""
-        records = self.study.trials(self.plan.stages[0])
-        return records[0] if records else None
 
     def next_task(self) -> Task | None:
         """The next trial to run; None while the stage's others are running, or when the search is done."""
@@ -72,21 +49,50 @@ class Conductor:
             orphan = next((r for r in self.study.trials(self._stage) if not r.ended and r.name not in self.live), None)
             if orphan is not None:
                 return self._start(orphan, resume=True)
-            if len(self.study.trials(self._stage)) < self._stage.trials:
+            if self._may_start():
                 return self._start(self._ask(), resume=False)
             if self.live:
                 return None
             self._close_stage()
         return None
 
+    def _may_start(self) -> bool:
+        """Whether the stage starts one more trial: within its number, its share of the time, and its range."""
+        started = len(self.study.trials(self._stage))
+        if started >= self._stage.trials or self.study.get_note(self._stage, ENDED_BY):
+            return False
+        looks = self._first_part is not None and (started == self._first_part or self.study.exhausted(self._stage))
+        if looks and self.study.get_note(self._stage, WIDENED) is None:
+            if self.live:
+                return False  # which values win is known when all have ended
+            self._widen()
+        if self.study.exhausted(self._stage):
+            self.study.set_note(self._stage, ENDED_BY, "its values, all tried")
+            return False
+        if self._out_of_time():
+            self.study.set_note(self._stage, ENDED_BY, "the budget of time")
+            return False
+        return True
+
     def settle(self) -> bool:
         """Close the stages whose trials have all ended, starting nothing; returns whether the search is done."""
         while not self.done:
             records = self.study.trials(self._stage)
-            if len(records) < self._stage.trials or not all(record.ended for record in records):
+            ended = len(records) >= self._stage.trials or self.study.get_note(self._stage, ENDED_BY)
+            if not ended or not all(record.ended for record in records) or self._must_know_the_time():
                 break
             self._close_stage()
         return self.done
+
+    def _must_know_the_time(self) -> bool:
+        """Whether what comes next depends on a budget of time of which nothing is known yet."""
+        budget = self.plan.space.budget
+        limited = self.spending is None and (budget.hours is not None or budget.gpu_hours is not None)
+        if not limited or self._stage.name == CONFIRM:
+            return False
+        upcoming = len(self.winners) + 1
+        stage = self._stages[upcoming] if upcoming < len(self._stages) else confirm_stage(len(self._stages), 0)
+        return bool(stage.name != CONFIRM or self.plan.repeats) and not self.study.knows(stage)
 
     def report(self, name: str, row: Mapping[str, Any]) -> bool:
         """Hear of one epoch; returns whether the trial goes on."""
@@ -97,13 +103,21 @@ class Conductor:
             self._end(record, FAILED, f"diverged at epoch {row['epoch']}")
             return False
         known = len(record.curve)
-        record = self.study.report(record, row)
+        elapsed = {} if self.spending is None else {"elapsed": self.spending.elapsed}
+        record = self.study.report(record, {**row, **elapsed})
         self.live[name] = record
+        if row["epoch"] > known and self._collapsed(row):
+            told = f"RankMe {row['rankme']:.1f}, feature std {row['feature_std']:.1g}"
+            self._end(record, FAILED, f"collapsed at epoch {row['epoch']}: all images have the same features ({told})")
+            return False
         if row["epoch"] >= self.plan.rungs.max_epochs:
             self._end(record, COMPLETED)
             return False
         if row["epoch"] <= known:  # a resumed trial's history: decided before
             return True
+        if self._over_time():
+            self._end(record, PRUNED, f"the budget of time ended at epoch {row['epoch']}")
+            return False
         if self._goes_on(record):
             return True
         self._end(record, PRUNED, self._pruned_reason(record))
@@ -114,45 +128,19 @@ class Conductor:
         if name in self.live:
             self._end(self.live[name], status, reason)
 
-    def ranked(self) -> list[TrialRecord]:
-        """Completed trials of all stages but the confirmation, best first."""
-        completed = [r for r in self.records() if r.status == COMPLETED and r.stage != CONFIRM]
-        return sorted(completed, key=_merit)
-
-    def config_of(self, record: TrialRecord) -> TrainConfig:
-        """The whole configuration of a trial."""
-        own: dict[str, Any] = {"max_epochs": self.plan.rungs.max_epochs}
-        for key, value in record.values.items():
-            set_key(own, key, value)
-        own["out_dir"] = str(self.plan.folder / "trials" / record.name)
-        if record.seed is not None:
-            own["seed"] = record.seed
-        if self.plan.base.T_max == self.plan.base.max_epochs:
-            own["T_max"] = None  # it says "the whole run", and a trial's run is shorter
-        if self.plan.base.warmup_epochs is not None:
-            own["warmup_epochs"] = self.plan.warmup_epochs
-        return build_config(merge(self.plan.base.to_mapping(), own), record.name)
-
     def _ask(self) -> TrialRecord:
-        extra: dict[str, Any] = {"gpus": self.gpus_per_trial}
+        extra: dict[str, Any] = {"gpus": self.spending.gpus if self.spending else 0.0}
         if self._stage.name != CONFIRM:
-            return self.study.ask(self._stage, self._standing.values if self._standing else {}, extra)
-        candidates = self._candidates()
+            values = self._standing.values if self._standing else {}
+            derive = self._scale_lr if self._stage.name == BATCH_SIZE else None
+            return self.study.ask(self._stage, values, extra, derive)
+        names = self.study.get_note(self._stage, CANDIDATES)
+        known = {record.name: record for stage in self._stages for record in self._known(stage)}
         number = len(self.study.trials(self._stage))
         # Seed by seed: an interrupted confirmation has whole comparisons.
-        chosen = candidates[number % len(candidates)]
-        extra |= {"of": chosen.name, "seed": self.plan.seed + 1 + number // len(candidates)}
+        chosen = known[names[number % len(names)]]
+        extra |= {"of": chosen.name, "seed": self.plan.seed + 1 + number // len(names)}
         return self.study.ask(self._stage, chosen.values, extra)
-
-    def _candidates(self) -> list[TrialRecord]:
-        baseline = self.baseline
-        top = [record for record in self.ranked() if record.stage != DEFAULTS][: self.plan.top_k]
-        return [baseline, *top] if baseline is not None and baseline.status == COMPLETED else top
-
-    @property
-    def _standing(self) -> TrialRecord | None:
-        """The winner of the last stage that ended."""
-        return self.winners[-1] if self.winners else None
 
     def _start(self, record: TrialRecord, resume: bool) -> Task:
         self.live[record.name] = record
@@ -173,47 +161,99 @@ class Conductor:
                 self.study.tell(record, PRUNED, self._pruned_reason(record))
 
     def _goes_on(self, record: TrialRecord) -> bool:
-        return self._exempt(record) or self.plan.rungs.goes_on(record.curve, self._others(record))
+        upwards = self.plan.objective.higher_is_better
+        return self.is_exempt(record) or self.plan.rungs.goes_on(record.curve, self._others(record), upwards)
+
+    def _collapsed(self, row: Mapping[str, Any]) -> bool:
+        """From the first rung on, and at the end: a network may still leave the collapsed state of its first steps."""
+        first = min(self.plan.rungs.grace, self.plan.rungs.max_epochs)
+        return "feature_std" in row and row["epoch"] >= first and collapsed(row["feature_std"])
 
     def _pruned_reason(self, record: TrialRecord) -> str:
         return f"not among the best 1/{self.plan.rungs.factor} at epoch {len(record.curve)}"
 
-    def _exempt(self, record: TrialRecord) -> bool:
+    def is_exempt(self, record: TrialRecord) -> bool:
         """Confirmations, and one random trial a stage, run to the end: early and final ranks can then be compared."""
         if record.stage == CONFIRM:
             return True
-        return record.number == derive_seed(self.plan.seed, self._stage.name, "exempt") % self._stage.trials
+        stage = next(stage for stage in self._stages if stage.name == record.stage)
+        return record.number == derive_seed(self.plan.seed, stage.name, "exempt") % stage.trials
 
     def _others(self, record: TrialRecord) -> list[tuple[float, ...]]:
-        curves = [r.curve for r in self.study.trials(self._stage) if r.name != record.name]
+        # A collapsed network's label-free score can be better than a healthy one's (docs/objectives.md).
+        ended_badly = (FAILED, INFEASIBLE)
+        known = (r for r in self._known(self._stage) if r.name != record.name and r.status not in ended_badly)
+        curves = [r.curve for r in known]
         return curves if self._standing is None else [*curves, self._standing.curve]
 
+    # Time
+
+    def _reserved(self) -> float:
+        """Trial-seconds that are set aside for the confirmation: what it needs, or half the budget if that is less."""
+        if self.spending is None or self._stage.name in (DEFAULTS, CONFIRM):
+            return 0.0
+        candidates = min(
+            self.plan.top_k, sum(record.stage != DEFAULTS for record in self.ranked()) + self.remaining_trials
+        )
+        runs = (candidates + 1) * self.plan.repeats
+        # Side by side, the last ones may leave slots idle that nothing else can use.
+        rounds = math.ceil(runs / self.spending.concurrent) * self.spending.concurrent
+        needed = RESERVE * rounds * self.plan.rungs.max_epochs * epoch_seconds(self.records())
+        return min(needed, RESERVED_AT_MOST * self.spending.total)
+
+    def _left(self) -> float:
+        """Trial-seconds that are left before the reserve."""
+        return math.inf if self.spending is None else self.spending.left(self.records()) - self._reserved()
+
+    def _over_time(self) -> bool:
+        return self._left() <= 0
+
+    def _out_of_time(self) -> bool:
+        """Whether the time that is left, or the stage's share of it, does not hold one more trial."""
+        if self.spending is None or not self.spending.limited:
+            return False
+        records = self.records()
+        each = epoch_seconds(records)
+        if not each:  # nothing is known yet
+            return False
+        if self._stage.name == CONFIRM:
+            whole = self.plan.rungs.max_epochs * each
+            running = each * sum(self.plan.rungs.max_epochs - len(record.curve) for record in self.live.values())
+            return self.spending.wall_left < whole or self._left() - running < whole
+        # A trial that stops at the first rung is worth its start; what runs has a claim on as much.
+        grace = self.plan.rungs.grace
+        owed = each * sum(max(0, grace - len(record.curve)) for record in self.live.values())
+        started = self.study.trials(self._stage)
+        allowance = self.study.get_note(self._stage, ALLOWANCE)
+        share = math.inf
+        if started and allowance is not None:  # every stage may start one, as long as there is time at all
+            share = allowance - sum(record.seconds for record in started)
+        return min(self._left(), share) - owed < grace * each
+
+    # Stages
+
     def _open(self, stage: Stage) -> None:
-        self._stage = stage
-        winner = self._standing
-        configuration = {} if winner is None else self.config_of(winner).to_mapping()
-        standing = {key: get_key(configuration, key) for key in stage.keys} if winner else {}
-        self.study.open_stage(stage, winner, standing)
+        super()._open(stage)
         self._judge_orphans()
+        # The stage's share of the time that is left, by its share of the trials that are left; told once, and kept.
+        searched = stage.name not in (DEFAULTS, CONFIRM) and self.spending is not None and self.spending.limited
+        if searched and self.study.get_note(stage, ALLOWANCE) is None:
+            used = sum(record.seconds for record in self.study.trials(stage))
+            share = max(0, stage.trials - len(self.study.trials(stage))) / max(1, self.remaining_trials)
+            self.study.set_note(stage, ALLOWANCE, used + max(0.0, self._left()) * share)
 
     def _close_stage(self) -> None:
-        if self._stage.name == CONFIRM:
-            self.done = True
+        if self._stage.name != CONFIRM and self._advance():
             return
-        standing = self._standing
-        completed = [r for r in self.study.trials(self._stage) if r.status == COMPLETED]
-        self.winners.append(min([*([standing] if standing else []), *completed], key=_merit, default=None))
-        if len(self.winners) < len(self.plan.stages):
-            self._open(self.plan.stages[len(self.winners)])
-            return
-        candidates = self._candidates()
-        repeats = self.plan.repeats
-        if not repeats or all(candidate.stage == DEFAULTS for candidate in candidates):
-            self.done = True
-            return
-        self._open(confirm_stage(len(self.plan.stages), len(candidates) * repeats))
+        confirmed = self._stage.name == CONFIRM
+        self.done = confirmed or not self._open_confirmation(*self._affordable_confirmation())
 
-
-def _merit(record: TrialRecord) -> float:
-    assert record.objective is not None
-    return -record.objective
+    def _affordable_confirmation(self) -> tuple[int, int]:
+        """Candidates and fresh seeds of the confirmation: the plan's, or as many as the budget of time allows."""
+        top_k, repeats = self.plan.top_k, self.plan.repeats
+        # Without the reserve's margin, which the trials that were running may have used.
+        each = self.plan.rungs.max_epochs * epoch_seconds(self.records())
+        if self.spending is None or not self.spending.limited or not each:
+            return top_k, repeats
+        rounds = int(max(0.0, self.spending.left(self.records())) / each / self.spending.concurrent)
+        return affordable(top_k, repeats, rounds * self.spending.concurrent)

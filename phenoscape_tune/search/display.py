@@ -6,20 +6,24 @@ import shlex
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from phenoscape_tune.config import build_config, set_key
-from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.conductor import Conductor, Plan
-from phenoscape_tune.search.priority import CONFIRM
-from phenoscape_tune.search.report import Outcome
-from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.evaluate.objective import METRICS, WITH_LABELS, WITHOUT_LABELS
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.plan import Plan
+from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, RECHECK, REFINE
+from phenoscape_tune.search.report import Outcome, outcome_edges
+from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 
-_STYLES = {COMPLETED: "green", PRUNED: "dim", FAILED: "red", RUNNING: "cyan"}
+if TYPE_CHECKING:  # the search's driver must not pay for torch
+    from phenoscape_tune.training.capacity import Capacity
+
+_STYLES = {COMPLETED: "green", PRUNED: "dim", FAILED: "red", INFEASIBLE: "magenta", RUNNING: "cyan"}
 _SHOWN_ENDED = 12  # rows of ended trials in the live table: it must fit a screen
 
 
@@ -28,9 +32,11 @@ def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int) -
     lines = [f"search {plan.folder}"]
     if data:
         lines.append(data)
+    lines.append(f"objective: {_describe_objective(plan)}")
     for stage in plan.stages:
         keys = ", ".join(stage.keys) or "none (the configuration as it is)"
-        lines.append(f"stage {stage.number} {stage.name}: {keys}; {_count(stage.trials, 'trial')}")
+        remark = f" ({_REMARKS[stage.name]})" if stage.name in _REMARKS and plan.space.order == "staged" else ""
+        lines.append(f"stage {stage.number} {stage.name}: {keys}; {_count(stage.trials, 'trial')}{remark}")
     if plan.confirmations:
         lines.append(
             f"then {CONFIRM}: the best {plan.top_k} and the defaults, each with "
@@ -42,21 +48,55 @@ def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int) -
         f"epochs a trial: {plan.rungs.max_epochs}, compared at {levels} (one in {plan.rungs.factor} goes on)"
     )
     lines.append(f"devices: {devices}, {_count(concurrent, 'trial')} at a time")
+    budget = plan.space.budget
+    limits = [f"{budget.hours:g} hours"] if budget.hours else []
+    limits += [f"{budget.gpu_hours:g} GPU hours"] if budget.gpu_hours else []
+    ends = f", or {' or '.join(limits)}, whichever ends first (the confirmation is set aside)" if limits else ""
     lines.append(
-        f"estimated cost: at most {plan.epochs_at_most:,} epochs of training; the time is told after the first"
+        f"estimated cost: at most {plan.epochs_at_most:,} epochs of training{ends}; the time is told after the first"
     )
+    if plan.capacity is not None:
+        lines.append(describe_capacity(plan.capacity))
     lines += [f"note: {note}" for note in plan.notes]
     return lines
+
+
+_REMARKS = {
+    BATCH_SIZE: "each at lr times the root of its ratio to the batch size before",
+    RECHECK: "only where the batch size changed; else its trials go to later stages that can use them",
+    REFINE: "all keys, around the winner",
+}
+
+
+def _describe_objective(plan: Plan) -> str:
+    if plan.metric is not None:
+        return f"{plan.metric.title} ({'higher' if plan.metric.higher_is_better else 'lower'} is better)"
+    if plan.space.objective.metric == "auto":
+        return f"{WITH_LABELS.title} where there are labels, else {WITHOUT_LABELS.title}"
+    return METRICS[plan.space.objective.metric].title
+
+
+def describe_capacity(capacity: Capacity) -> str:
+    """What the device holds and how fast it is, in one line."""
+    speeds = ", ".join(f"{size}: {speed:.0f}" for size, speed in capacity.images_per_second.items())
+    if capacity.out_of_memory:
+        limit = f"at most {capacity.largest} images fit at once; larger batches go through the network in parts"
+    else:
+        limit = f"{capacity.largest} images fit at once"
+    return f"batch sizes on this device: {limit}; images/s by size: {speeds}"
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def describe_outcome(plan: Plan, outcome: Outcome | None, best: Path | None) -> list[str]:
+def describe_outcome(conductor: Conductor, outcome: Outcome | None, best: Path | None) -> list[str]:
     """Baseline, winner, gain, and the two commands to go on with."""
+    plan = conductor.plan
     if outcome is None or best is None:
         keys = ", ".join(plan.space.parameters)
+        if any("budget of time" in record.reason for record in conductor.records()):
+            return ["no trial was completed before the budget of time ended; give it more hours, or fewer max_epochs"]
         return [
             f"no valid trial: every one failed (the reasons are in {plan.folder / 'leaderboard.csv'}). "
             f"Try smaller values, above all of lr; searched: {keys}"
@@ -68,44 +108,11 @@ def describe_outcome(plan: Plan, outcome: Outcome | None, best: Path | None) -> 
     shown = "  ".join(f"{key}={format_value(value)}" for key, value in values.items()) or "the defaults"
     lines.append(f"winner    {_told(outcome.best.objective, outcome.best.sd)}  {shown}  ({outcome.best.record.name})")
     lines.append(f"gain      {outcome.verdict}")
-    lines += [f"edge      {line}" for line in edges(plan, outcome.best.record)]
+    lines += [f"edge      {edge}" for edge in outcome_edges(conductor, outcome)]
     lines.append(f"train it  python scripts/train.py --config {_quoted(best)}")
-    lines.append(f"look      tensorboard --logdir {_quoted(plan.folder)}")
+    lines.append(f"look      {_quoted(plan.folder / 'report.html')}")
+    lines.append(f"          tensorboard --logdir {_quoted(plan.folder)}")
     return lines
-
-
-def edges(plan: Plan, record: TrialRecord) -> list[str]:
-    """Winning values at the edge of their range, with the range to try next where the configuration has one."""
-    lines = []
-    for key, value in record.values.items():
-        parameter = plan.space.parameters[key]
-        if parameter.low is None or parameter.high is None or isinstance(value, bool):
-            continue
-        logarithmic = parameter.type.startswith("log")
-        span = parameter.high / parameter.low if logarithmic else parameter.high - parameter.low
-        margin = span**0.05 if logarithmic else 0.05 * span
-        if value <= (parameter.low * margin if logarithmic else parameter.low + margin):
-            side, name = "lower", "low"
-            further = parameter.low / span**0.5 if logarithmic else parameter.low - span / 2
-        elif value >= (parameter.high / margin if logarithmic else parameter.high - margin):
-            side, name = "upper", "high"
-            further = parameter.high * span**0.5 if logarithmic else parameter.high + span / 2
-        else:
-            continue
-        rounded = round(further) if parameter.type in ("int", "logint") else float(f"{further:.3g}")
-        advised = f"; try {name}: {rounded:g}" if _is_accepted(key, rounded) else ", beyond which little is possible"
-        lines.append(f"{key}={format_value(value)} is at the {side} edge of its range{advised}")
-    return lines
-
-
-def _is_accepted(key: str, value: float) -> bool:
-    values: dict[str, object] = {}
-    set_key(values, key, value)
-    try:
-        build_config(values)
-    except UserError:
-        return False
-    return True
 
 
 def _quoted(path: Path) -> str:
@@ -183,15 +190,19 @@ class Display:
     def _remaining(self) -> str:
         if self._first_report is None or self._epochs_done < 2:
             return "time left: after the first epochs"
-        plan = self._conductor.plan
-        records = self._conductor.records()
+        plan, records = self._conductor.plan, self._conductor.records()
         ended = [record for record in records if record.ended and not record.of]
         # What early stopping saved so far is expected of the rest too.
         length = (sum(len(record.curve) for record in ended) / len(ended)) if len(ended) > 3 else plan.rungs.max_epochs
         total = sum(stage.trials for stage in plan.stages) * length + plan.confirmations * plan.rungs.max_epochs
         left = max(0.0, total - self._epochs_before - self._epochs_done)
         per_epoch = (time.monotonic() - self._first_report) / (self._epochs_done - 1)
-        minutes = left * per_epoch / 60
+        seconds = left * per_epoch
+        spending = self._conductor.spending
+        if spending is not None and spending.limited:
+            # To the end of the budget the confirmation's share belongs too.
+            seconds = min(seconds, max(0.0, spending.left(records)) / spending.concurrent)
+        minutes = seconds / 60
         return "time left: under a minute" if minutes < 1 else f"time left: about {minutes:.0f} min"
 
     def _table(self) -> RenderableType:
@@ -207,10 +218,10 @@ class Display:
         for column in ("epoch", "objective"):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("status", min_width=9, max_width=28)
-        best = max((r.objective for r in ended if r.status == COMPLETED and r.objective is not None), default=None)
+        leader = next(iter(conductor.ranked()), None)
         for record in [*ended[-_SHOWN_ENDED:], *running]:
             objective = "" if record.objective is None else f"{record.objective:.3f}"
-            mark = "*" if record.status == COMPLETED and record.objective == best else ""
+            mark = "*" if leader is not None and record.name == leader.name else ""
             status = RUNNING if record.name in conductor.live else record.status
             table.add_row(
                 record.stage,
@@ -219,7 +230,7 @@ class Display:
                 f"{len(record.curve)}/{conductor.plan.rungs.max_epochs}",
                 objective + mark,
                 Text(
-                    record.reason if status == FAILED else status,
+                    record.reason if status in (FAILED, INFEASIBLE) else status,
                     style=_STYLES.get(status, ""),
                     no_wrap=True,
                     overflow="ellipsis",

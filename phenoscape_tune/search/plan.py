@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.config import TrainConfig, build_config, get_key
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.priority import Stage, plan_stages
+from phenoscape_tune.evaluate.objective import Metric
+from phenoscape_tune.search.priority import RECHECK, Stage, order_stages, plan_stages
 from phenoscape_tune.search.rungs import Rungs, plan_rungs
 from phenoscape_tune.search.space import SearchSpace
+
+if TYPE_CHECKING:  # the search's driver must not pay for torch
+    from phenoscape_tune.training.capacity import Capacity
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a search will do."""
+    """What a search will do.
+
+    Attributes:
+        metric: the objective; None while it is not known whether there are labels.
+        capacity: what the device was measured to hold; None where the batch size is not searched.
+        notes: a line on whatever had to give way.
+    """
 
     space: SearchSpace
     base: TrainConfig
@@ -23,6 +35,14 @@ class Plan:
     folder: Path
     seed: int
     notes: tuple[str, ...] = ()
+    metric: Metric | None = None
+    capacity: Capacity | None = None
+
+    @property
+    def objective(self) -> Metric:
+        """The objective of a search that runs."""
+        assert self.metric is not None, "the data were not looked at yet"
+        return self.metric
 
     @property
     def warmup_epochs(self) -> float:
@@ -47,16 +67,45 @@ class Plan:
         return (sum(stage.trials for stage in self.stages) + self.confirmations) * self.rungs.max_epochs
 
 
-def make_plan(space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> Plan:
+def make_plan(
+    space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path, metric: Metric | None = None
+) -> Plan:
     """Stages, rungs and confirmation within the budget, with a note on whatever had to give way."""
-    stages = plan_stages(space.parameters, space.order, space.budget.trials)
+    stages, notes = plan_stages(
+        space.parameters,
+        space.order,
+        space.budget.trials,
+        shares=space.budget.shares,
+        refine=space.refine,
+        most=most_trials(space, base),
+    )
     warmup = trial_warmup(base, max_epochs)
-    rungs, notes = plan_rungs(space.scheduler.grace_epochs, space.scheduler.reduction_factor, max_epochs, warmup)
+    grace = space.scheduler.grace_epochs
+    if metric is not None and grace < (least := math.ceil(metric.grace_share * max_epochs)):
+        notes.append(f"grace_epochs: {least} instead of {grace}: {metric.title} says nothing earlier")
+        grace = least
+    rungs, more = plan_rungs(grace, space.scheduler.reduction_factor, max_epochs, warmup)
+    notes += more
     if base.warmup_epochs is not None and warmup < base.warmup_epochs:
         notes.append(f"warmup_epochs: {warmup:g} instead of {base.warmup_epochs:g} in a trial of {max_epochs} epochs")
     if base.T_max not in (None, base.max_epochs):
         notes.append(f"T_max: {base.T_max} epochs, while a trial of this search runs {max_epochs}")
-    return shrink_to_trials(Plan(space, base, tuple(stages), rungs, folder, base.seed, tuple(notes)))
+    return shrink_to_trials(Plan(space, base, tuple(stages), rungs, folder, base.seed, tuple(notes), metric))
+
+
+def most_trials(space: SearchSpace, base: TrainConfig) -> dict[str, int]:
+    """Trials that a stage can use at most, by its name: those whose values can be counted, less the ones taken over."""
+    mapping = base.to_mapping()
+    most = {}
+    for name, keys in order_stages(space.parameters, space.order):
+        grids = [space.parameters[key].grid for key in keys]
+        if name == RECHECK or any(grid is None for grid in grids):
+            continue
+        known = all(space.parameters[key].contains(get_key(mapping, key)) for key in keys)
+        # A range that may be widened has more values than it shows.
+        if not space.extend or all(space.parameters[key].type == "choice" for key in keys):
+            most[name] = max(1, math.prod(len(grid or []) for grid in grids) - known)
+    return most
 
 
 def trial_warmup(base: TrainConfig, max_epochs: int) -> float:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from phenoscape_tune.config import build_config, get_key, merge, set_key
+from phenoscape_tune.evaluate.objective import Metric, trial_objective
 from phenoscape_tune.files import write_whole
-from phenoscape_tune.search.conductor import Conductor, Plan
-from phenoscape_tune.search.confirm import Gain, paired_gain
-from phenoscape_tune.search.priority import CONFIRM, Stage
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.confirm import Gain, paired_gain, seed_gain
+from phenoscape_tune.search.course import ENDED_BY, WIDENED
+from phenoscape_tune.search.edges import Edge, find_edges
+from phenoscape_tune.search.plan import Plan
+from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.study import COMPLETED, PRUNED, RUNNING, TrialRecord
 from phenoscape_tune.yaml_file import dump_mapping
 
@@ -50,6 +56,7 @@ class Outcome:
         gain: candidate minus baseline on the test part; None where that could not be measured.
         best: what `best.yaml` holds: the candidate, or the baseline where that is no worse and cheaper.
         verdict: one sentence for people.
+        metric: the objective.
     """
 
     baseline: Standing | None
@@ -57,21 +64,23 @@ class Outcome:
     gain: Gain | None
     best: Standing
     verdict: str
+    metric: Metric
 
     @property
     def difference(self) -> float | None:
-        """Candidate minus baseline: on the test part where that was measured, else in the objectives of the search."""
+        """How much better the candidate is than the baseline: on the test part where that was measured, else in the
+        objectives of the search. Positive is better, whatever the objective's direction."""
         if self.gain is not None:
             return self.gain.value
         if self.baseline is None or self.candidate is None:
             return None
-        return self.candidate.objective - self.baseline.objective
+        return self.metric.sign * (self.candidate.objective - self.baseline.objective)
 
 
 def decide(conductor: Conductor) -> Outcome | None:
     """The outcome of a search that is done; None where no trial was valid."""
-    repeats = [r for r in conductor.records() if r.stage == CONFIRM and r.status == COMPLETED]
-    valid = conductor.ranked()
+    repeats = [r for r in _whole_seeds(conductor) if r.status == COMPLETED]
+    valid, metric = conductor.ranked(), conductor.plan.objective
     if not valid:
         return None
     runs = {record.name: [run for run in repeats if run.of == record.name] for record in valid}
@@ -84,32 +93,43 @@ def decide(conductor: Conductor) -> Outcome | None:
     most = max((len(runs[record.name]) for record in searched), default=0)
     candidate = max(
         (_repeated(r, runs[r.name]) if most else _single(r) for r in searched if len(runs[r.name]) == most),
-        key=lambda standing: standing.objective,
+        key=lambda standing: metric.sign * standing.objective,
         default=None,
     )
     if base is None:
         assert candidate is not None
-        return Outcome(None, candidate, None, candidate, "the defaults did not train: there is no gain to tell")
+        return Outcome(None, candidate, None, candidate, "the defaults did not train: there is no gain to tell", metric)
     if candidate is None:
-        return Outcome(base, None, None, base, "no trial but the defaults was valid; best.yaml keeps the defaults")
+        verdict = "no trial but the defaults was valid; best.yaml keeps the defaults"
+        return Outcome(base, None, None, base, verdict, metric)
     gain = _measure_gain(conductor.plan, candidate, base, repeats)
-    best, verdict = _judge(candidate, base, gain)
+    best, verdict = _judge(candidate, base, gain, metric)
     failed = [r for r in conductor.records() if r.stage == CONFIRM and r.status not in (COMPLETED, RUNNING)]
     if failed:
         verdict += f"; {len(failed)} confirmations failed, the first: {failed[0].reason}"
-    return Outcome(base, candidate, gain, best, verdict)
+    return Outcome(base, candidate, gain, best, verdict, metric)
 
 
-def _judge(candidate: Standing, base: Standing, gain: Gain | None) -> tuple[Standing, str]:
+def _whole_seeds(conductor: Conductor) -> list[TrialRecord]:
+    """The confirmations of the seeds that every candidate was given: one cut off by time says nothing of the rest."""
+    records = [record for record in conductor.records() if record.stage == CONFIRM]
+    names = {record.of for record in records}
+    ended = [record for record in records if record.status not in (RUNNING, PRUNED)]
+    whole = {record.seed for record in records if {r.of for r in ended if r.seed == record.seed} == names}
+    return [record for record in ended if not whole or record.seed in whole]
+
+
+def _judge(candidate: Standing, base: Standing, gain: Gain | None, metric: Metric) -> tuple[Standing, str]:
     """What best.yaml holds, and why."""
     keeps, takes = "best.yaml keeps the defaults", "best.yaml takes the winner"
     if gain is None:
-        better = candidate.objective > base.objective
-        shown = f"{candidate.objective - base.objective:+.3f} against the defaults, not confirmed on a test part"
-        return (candidate, shown) if better else (base, f"{shown}; {keeps}")
-    shown = (
-        f"{gain.value:+.3f} (95 % interval {gain.low:+.3f} to {gain.high:+.3f}) in balanced accuracy on the test part"
-    )
+        better = metric.sign * (candidate.objective - base.objective)
+        shown = f"{better:+.3f} against the defaults in {metric.title}, not confirmed on a test part"
+        return (candidate, shown) if better > 0 else (base, f"{shown}; {keeps}")
+    interval = f" (95 % interval {gain.low:+.3f} to {gain.high:+.3f})" if math.isfinite(gain.low) else ""
+    shown = f"{gain.value:+.3f}{interval} in {metric.title} on the test part"
+    if not metric.higher_is_better:
+        shown += " (lower is better there; + is a gain)"
     if gain.seeds < 2:
         shown += ", of one fresh seed, which tells nothing of the noise of training"
     if gain.clear and gain.value > 0:
@@ -129,15 +149,19 @@ def _judge(candidate: Standing, base: Standing, gain: Gain | None) -> tuple[Stan
 
 def _measure_gain(plan: Plan, candidate: Standing, base: Standing, repeats: Sequence[TrialRecord]) -> Gain | None:
     """The paired gain on the test part; None without repeats or without a test part."""
-    files = {(run.of, run.seed): plan.folder / "trials" / run.name / "test_predictions.csv" for run in repeats}
+    runs = {(run.of, run.seed): run for run in repeats}
     pairs = [
-        (file, other)
-        for (name, seed), file in files.items()
-        if name == candidate.record.name and (other := files.get((base.record.name, seed)))
+        (run, other)
+        for (name, seed), run in runs.items()
+        if name == candidate.record.name and (other := runs.get((base.record.name, seed)))
     ]
-    if not pairs or not all(file.is_file() for pair in pairs for file in pair):
-        return None
-    return paired_gain([won for won, _ in pairs], [other for _, other in pairs], plan.seed)
+    sign = plan.objective.sign
+    files = [tuple(plan.folder / "trials" / run.name / "test_scores.csv" for run in pair) for pair in pairs]
+    if files and all(file.is_file() for pair in files for file in pair):
+        return paired_gain([won for won, _ in files], [other for _, other in files], plan.seed, sign)
+    values = [(won.test_objective, other.test_objective) for won, other in pairs]
+    known = [sign * (won - other) for won, other in values if won is not None and other is not None]
+    return seed_gain(known) if known else None
 
 
 def _single(record: TrialRecord) -> Standing:
@@ -159,7 +183,7 @@ def write_leaderboard(conductor: Conductor) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, *keys])
-    searched = sorted((r for r in records if r.stage != CONFIRM), key=_order)
+    searched = sorted((r for r in records if r.stage != CONFIRM), key=lambda record: _order(record, plan.objective))
     defaults = plan.base.to_mapping()
     for rank, record in enumerate([*searched, *(r for r in records if r.stage == CONFIRM)], start=1):
         status = INTERRUPTED if record.status == RUNNING else record.status
@@ -180,9 +204,9 @@ def write_leaderboard(conductor: Conductor) -> None:
     write_whole(plan.folder / "leaderboard.csv", text.getvalue())
 
 
-def _order(record: TrialRecord) -> tuple[int, int, float]:
+def _order(record: TrialRecord, metric: Metric) -> tuple[int, int, float]:
     place = {COMPLETED: 0, PRUNED: 1}.get(record.status, 2)
-    return place, -len(record.curve) if place else 0, -(record.objective or 0.0)
+    return place, -len(record.curve) if place else 0, -metric.sign * (record.objective or 0.0)
 
 
 def _number(value: float | None) -> str:
@@ -207,20 +231,27 @@ def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
     plan = conductor.plan
     records = conductor.records()
     best, base = (outcome.best, outcome.baseline) if outcome else (None, None)
+    gain = outcome.gain if outcome else None
     summary = {
+        "objective": {"metric": plan.objective.name, "higher_is_better": plan.objective.higher_is_better},
         "baseline": base and {"objective": base.objective, "sd": base.sd},
         "winner": best
         and {"trial": best.record.name, "values": best.record.values, "objective": best.objective, "sd": best.sd},
         "gain": outcome and outcome.difference,
-        "gain_ci95": [outcome.gain.low, outcome.gain.high] if outcome and outcome.gain else None,
+        "gain_ci95": [gain.low, gain.high] if gain and math.isfinite(gain.low) else None,
         "candidate": outcome and outcome.candidate and outcome.candidate.record.name,
         "verdict": outcome.verdict if outcome else "no valid trial",
         "stages": [_stage_summary(conductor, index, stage) for index, stage in enumerate(conductor.stages)],
+        "edges": [str(edge) for edge in outcome_edges(conductor, outcome)],
+        "early_stopping": [asdict(agreement) for agreement in early_agreement(conductor)],
+        "batch_sizes": plan.capacity and asdict(plan.capacity),
         "budget": {
             "planned": {
                 "trials": sum(s.trials for s in plan.stages),
                 "confirmations": plan.confirmations,
                 "epochs": plan.epochs_at_most,
+                "hours": plan.space.budget.hours,
+                "gpu_hours": plan.space.budget.gpu_hours,
             },
             "used": {
                 "trials": sum(r.stage != CONFIRM for r in records),
@@ -229,10 +260,66 @@ def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
                 "seconds": round(sum(r.seconds for r in records), 1),
                 "gpu_hours": round(sum(r.seconds * r.gpus for r in records) / 3600, 4),
             },
+            "exhaustive_grid": grid_cost(conductor),
         },
         "versions": versions(),
     }
     write_whole(plan.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+def outcome_edges(conductor: Conductor, outcome: Outcome | None) -> list[Edge]:
+    """The edges at which the best of the search stands, whether best.yaml takes it or keeps the defaults."""
+    best = None if outcome is None else outcome.candidate or outcome.best
+    return find_edges(conductor.ranges, best.record.values) if best else []
+
+
+def grid_cost(conductor: Conductor) -> dict[str, float]:
+    """What an exhaustive grid would cost: five values a range, every value of a choice, each trial to its end."""
+    plan = conductor.plan
+    trials = plan.space.grid_size()
+    records = [record for record in conductor.records() if record.curve]
+    epochs = sum(len(record.curve) for record in records)
+    each = sum(record.seconds for record in records) / epochs if epochs else 0.0
+    return {"trials": trials, "device_hours": round(trials * plan.rungs.max_epochs * each / 3600, 4)}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far the ranking at a rung agrees with that at the end (Spearman's rank correlation).
+
+    Attributes:
+        epoch: the rung.
+        completed, trials: of all trials that ran to their end: survivors, so the true agreement is rather higher or
+            lower than this shows; and how many those are. None for fewer than three.
+        unselected, unselected_trials: of those that early stopping could not end (the baseline, one random trial a
+            stage): free of that bias, but few.
+    """
+
+    epoch: int
+    completed: float | None
+    trials: int
+    unselected: float | None
+    unselected_trials: int
+
+
+def early_agreement(conductor: Conductor) -> list[Agreement]:
+    """Whether stopping early was safe: for each rung the agreement of the objective there with that at the end."""
+    ended = [record for record in conductor.records() if record.status == COMPLETED and record.stage != CONFIRM]
+    exempt = [r for r in ended if r.stage == DEFAULTS or (r.stage != CONFIRM and conductor.is_exempt(r))]
+    return [
+        Agreement(level, _agreement(ended, level), len(ended), _agreement(exempt, level), len(exempt))
+        for level in conductor.plan.rungs.levels
+    ]
+
+
+def _agreement(records: Sequence[TrialRecord], epoch: int) -> float | None:
+    if len(records) < 3:
+        return None
+    early = [trial_objective(record.curve[:epoch]) for record in records]
+    final = [record.objective for record in records]
+    if len(set(early)) == 1 or len(set(final)) == 1:
+        return None
+    return round(float(spearmanr(early, final).statistic), 4)
 
 
 def _stage_summary(conductor: Conductor, index: int, stage: Stage) -> Mapping[str, Any]:
@@ -242,6 +329,8 @@ def _stage_summary(conductor: Conductor, index: int, stage: Stage) -> Mapping[st
         "keys": list(stage.keys),
         "winner": winner and winner.name,
         "trials": len(conductor.records(stage)),
+        "widened": conductor.study.get_note(stage, WIDENED) or {},
+        "ended_by": conductor.study.get_note(stage, ENDED_BY) or ("not needed" if not stage.trials else "its trials"),
     }
 
 

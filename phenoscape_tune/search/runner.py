@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Read by Ray when it is first imported, or by its processes when they start.
 os.environ.update(
@@ -44,7 +44,10 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.report import write_leaderboard
-from phenoscape_tune.search.study import FAILED
+from phenoscape_tune.search.study import FAILED, INFEASIBLE
+
+if TYPE_CHECKING:
+    from phenoscape_tune.training.capacity import Capacity
 
 ENDED = "ended"  # key of a trial's last words
 
@@ -97,6 +100,41 @@ def check_on_worker(config: TrainConfig, gpus: float) -> None:
         raise
 
 
+@ray.remote(max_calls=1)  # its process ends with it
+def _measure(config: dict[str, Any], channels: int, up_to: int, concurrent: int, share: float, cpus: int) -> Capacity:
+    from phenoscape_tune.training.capacity import measure_in_process
+
+    memory = None
+    if 0 < share < 1:  # a share of a GPU is a share of its memory
+        import torch
+
+        memory = share * torch.cuda.get_device_properties(0).total_memory / 2**30
+    env = {"OMP_NUM_THREADS": str(cpus)}
+    return measure_in_process(build_config(config), channels, up_to, memory, env, concurrent)
+
+
+def measure_on_worker(
+    config: TrainConfig, channels: int, up_to: int, cpus: int, gpus: float, concurrent: int
+) -> Capacity:
+    """What a trial's share of the device holds, and how fast it is at each batch size up to `up_to`.
+
+    Args:
+        cpus, gpus: what a trial reserves; concurrent: trials side by side.
+
+    Raises UserError where it cannot be measured, or not even two images fit.
+    """
+    task = _measure.options(num_gpus=gpus)
+    try:
+        capacity = ray.get(task.remote(config.to_mapping(), channels, up_to, concurrent, gpus, cpus))
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+    if not capacity.images_per_second:
+        raise UserError("batch_size: not even two images fit this device at once; try a smaller input_size or backbone")
+    return capacity
+
+
 # Of this process: finding and checking 100,000 files again would take seconds a trial.
 _opened: dict[tuple[object, ...], Parts] = {}
 
@@ -116,7 +154,8 @@ def run_trial(task: dict[str, Any]) -> None:
 
     torch.set_num_threads(task["threads"])
     from phenoscape_tune.training.launch import launch
-    from phenoscape_tune.training.loop import Diverged, RunOptions
+    from phenoscape_tune.training.memory import OutOfMemory
+    from phenoscape_tune.training.run import Diverged, RunOptions
 
     config = build_config(task["config"], task["name"])
     last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
@@ -125,11 +164,16 @@ def run_trial(task: dict[str, Any]) -> None:
         reported_epochs=task["reported_epochs"],
         test=task["test"],
         hparams=task["hparams"],
+        metric=task["metric"],
+        reference_seed=task["reference_seed"],
     )
     try:
         launch(config, tune.report, options, _images(config))
     except (Diverged, UserError) as error:
         tune.report({ENDED: FAILED, "reason": str(error)})
+    except OutOfMemory as error:
+        tune.report({ENDED: INFEASIBLE, "reason": str(error)})
+        raise  # what is left in this process's memory must not fail the next trial
     except Exception as error:
         # The process may be in any state: raised, the error makes Ray end it and start a fresh one.
         first_line = (str(error).splitlines() or [""])[0]
@@ -184,6 +228,9 @@ def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, A
         "reported_epochs": len(task.record.curve),
         "test": task.test,
         "hparams": hparams,
+        "metric": conductor.plan.objective.name,
+        # Of the search, not of the trial: confirmations with fresh seeds are judged on the same views.
+        "reference_seed": conductor.plan.seed,
         "threads": threads,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from typing import Any
 
@@ -14,10 +15,12 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from phenoscape_tune.search.space import Parameter
+
+MOST_POINTS = 4096  # of a stage whose values are counted, so that none is tried twice
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
@@ -66,7 +69,7 @@ def _at(parameter: Parameter, share: float) -> Any:
     step = parameter.step or (1.0 if parameter.type == "int" else None)
     if step is None:
         return low + share * (high - low)
-    value = low + step * math.floor(share * (math.floor((high - low) / step + 1e-9) + 1))
+    value = parameter.at_step(math.floor(share * (math.floor((high - low) / step + 1e-9) + 1)))
     return int(value) if parameter.type == "int" else value
 
 
@@ -78,16 +81,26 @@ class StageSampler(optuna.samplers.BaseSampler):
         trials: how many the stage starts; about half of them, at least three, are stratified first points.
         seed: seed of the stage. Each suggestion has its own stream from (seed, number of the trial), so that a
             resumed search suggests what an unbroken one would.
+
+    Where the ranges hold few values, no point is suggested twice before all were.
     """
 
     def __init__(self, parameters: dict[str, Parameter], trials: int, seed: int) -> None:
         self._seed = seed
+        self._parameters = parameters
         first = min(trials, max(3, math.ceil(trials / 2)))
-        self._first = spread_points(parameters, first, seed) if parameters else []
+        self._first = dict(enumerate(spread_points(parameters, first, seed))) if parameters else {}
         if self._first:
             # What the space's author thinks best is tried first.
             self._first[0] |= {key: p.default for key, p in parameters.items() if p.default is not None}
         self.begin(0)
+
+    def widen(self, parameters: dict[str, Parameter], added: dict[str, Parameter], start: int, trials: int) -> None:
+        """From trial `start` on search wider `parameters`; the first half of what is left lies in the part `added`."""
+        self._parameters = parameters
+        points = spread_points(added, math.ceil((trials - start) / 2), derive_seed(self._seed, "widened"))
+        self._first = {number: point for number, point in self._first.items() if number < start}
+        self._first |= dict(enumerate(points, start=start))
 
     def begin(self, number: int) -> None:
         """Say which of the stage's own trials is asked for next (the study also holds the one taken over)."""
@@ -95,21 +108,38 @@ class StageSampler(optuna.samplers.BaseSampler):
         # One trial to learn from is enough; without any TPE draws at random.
         self._tpe = optuna.samplers.TPESampler(seed=derive_seed(self._seed, number), n_startup_trials=1)
 
-    @property
-    def _spreads(self) -> bool:
-        return self._number < len(self._first)
-
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {} if self._spreads else self._tpe.infer_relative_search_space(study, trial)
+        return {key: distribution(parameter) for key, parameter in self._parameters.items()}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return {} if self._spreads else self._tpe.sample_relative(study, trial, search_space)
+        if not self._parameters:  # the baseline and the confirmation vary nothing
+            return {}
+        # A copy: Optuna checks its types, and the stratified points are kept.
+        point = dict(self._first.get(self._number) or self._tpe.sample_relative(study, trial, search_space))
+        if not point:
+            return {}
+        for key, parameter in self._parameters.items():
+            if parameter.step is not None and parameter.low is not None and parameter.type == "uniform":
+                point[key] = parameter.at_step(round((point[key] - parameter.low) / parameter.step))
+        # A failed one was cut off while it was asked for, and never started.
+        others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
+        tried = [other.params for other in others if other.state != TrialState.FAIL]
+        if point in tried and self._number in self._first:  # by an earlier search, or the winner before the stage
+            point = dict(self._tpe.sample_relative(study, trial, search_space))
+        return self._untried(point, tried) if point in tried else point
+
+    def _untried(self, point: dict[str, Any], tried: list[dict[str, Any]]) -> dict[str, Any]:
+        """The point, or where all values can be counted one that no trial had."""
+        grids = [parameter.grid for parameter in self._parameters.values()]
+        if any(grid is None for grid in grids) or math.prod(len(grid or []) for grid in grids) > MOST_POINTS:
+            return point
+        points = [dict(zip(self._parameters, values, strict=True)) for values in itertools.product(*grids)]  # type: ignore[arg-type]
+        free = [other for other in points if other not in tried]
+        return free[derive_seed(self._seed, self._number, "untried") % len(free)] if free else point
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        if self._spreads:
-            return self._first[self._number][param_name]
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)

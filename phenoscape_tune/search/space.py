@@ -13,9 +13,11 @@ from pydantic_core import ErrorDetails
 from phenoscape_tune.config import build_config, find_file, known_keys, nearest, set_key, unsupported_keys
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import check_metric
+from phenoscape_tune.search.priority import order_stages
 from phenoscape_tune.yaml_file import load_mapping
 
 Scalar = bool | int | float | str | None
+LONGEST_GRID = 64  # values of one key beyond which a range is no longer tried value by value
 
 # Keys that a search sets itself, or that change what is compared.
 _FIXED = {
@@ -88,10 +90,9 @@ class Parameter(_Keys):
             raise ValueError(f"a {self.type} has no step")
         if self.step is not None and self.step > self.high - self.low:
             raise ValueError(f"step {self.step:g} is wider than the range; write at most {self.high - self.low:g}")
-        if self.default is not None and not (
-            isinstance(self.default, int | float) and self.low <= self.default <= self.high
-        ):
-            raise ValueError(f"default {self.default!r} is not between {self.low:g} and {self.high:g}")
+        if self.default is not None and not self.contains(self.default):
+            steps = "" if self.step is None else f", in steps of {self.step:g}"
+            raise ValueError(f"default {self.default!r} is not between {self.low:g} and {self.high:g}{steps}")
 
     def contains(self, value: Any) -> bool:
         """Whether a value lies in the range (on its grid, where there is a step)."""
@@ -101,8 +102,76 @@ class Parameter(_Keys):
         assert self.low is not None and self.high is not None
         if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
             return False
-        step = self.step or (1.0 if self.type == "int" else None)
+        step = self.step or (1.0 if self.type in ("int", "logint") else None)
         return step is None or math.isclose((value - self.low) / step, round((value - self.low) / step), abs_tol=1e-6)
+
+    @property
+    def grid(self) -> list[Scalar] | None:
+        """All values, where they are few enough to be counted (a choice, a short range of whole numbers or steps)."""
+        if self.type == "choice":
+            return list(self.values or [])
+        assert self.low is not None and self.high is not None
+        whole = self.type in ("int", "logint")
+        step = self.step or (1.0 if whole else None)
+        if step is None or (self.high - self.low) / step >= LONGEST_GRID:
+            return None
+        count = math.floor((self.high - self.low) / step + 1e-9) + 1
+        values = [self.at_step(i) for i in range(count)]
+        return [int(value) for value in values] if whole else list(values)
+
+    def at_step(self, number: int) -> float:
+        """The value at a step of a stepped range, as it is written: 0.1 + 2 * 0.1 is not 0.3."""
+        assert self.low is not None and self.high is not None
+        return min(max(float(f"{self.low + number * (self.step or 1.0):.12g}"), self.low), self.high)
+
+    def size_in_grid(self, values: int) -> int:
+        """Points of this parameter in an exhaustive grid that has `values` points a range."""
+        return (
+            len(self.grid) if self.grid is not None and (self.type == "choice" or len(self.grid) < values) else values
+        )
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Smallest and largest value; None for a choice of other things than numbers."""
+        if self.type != "choice":
+            assert self.low is not None and self.high is not None
+            return self.low, self.high
+        numbers = [v for v in self.values or [] if isinstance(v, int | float) and not isinstance(v, bool)]
+        return (min(numbers), max(numbers)) if len(numbers) == len(self.values or []) > 1 else None
+
+    def narrowed(self, around: Scalar, share: float = 0.5) -> Parameter:
+        """The part of the range, `share` of its length, that lies around a value; of a choice the neighbours."""
+        if self.type == "choice":
+            values = self.values or []
+            numbers = [v for v in values if isinstance(v, int | float)]
+            if around in values:
+                place = values.index(around)
+            elif len(numbers) == len(values) and isinstance(around, int | float):
+                # A learning rate that was scaled with the batch size lies between the values.
+                place = numbers.index(min(numbers, key=lambda value: abs(value - around)))
+            else:
+                return self.model_copy(update={"default": None})
+            return self.model_copy(update={"values": values[max(0, place - 1) : place + 2], "default": None})
+        assert self.low is not None and self.high is not None
+        if not isinstance(around, int | float):  # nothing has won yet, or the configuration leaves the key open
+            return self.model_copy(update={"default": None})
+        log = self.type.startswith("log")
+        low, high, at = (
+            math.log(v) if log else v for v in (self.low, self.high, min(max(around, self.low), self.high))
+        )
+        half = share * (high - low) / 2
+        ends = [max(low, at - half), min(high, at + half)]
+        ends = [math.exp(end) if log else end for end in ends]
+        if self.type in ("int", "logint") or self.step is not None:
+            step = self.step or 1.0
+            first, last = (round((end - self.low) / step) for end in ends)
+            ends = [self.low + step * first, self.low + step * max(last, first + 1)]
+            if ends[1] > self.high:
+                ends = [end - step for end in ends]
+        # Logarithm and back must not leave the range, or lose the value, by the last digit.
+        inside = min(max(around, self.low), self.high)
+        ends = [max(min(ends[0], inside), self.low), min(max(ends[1], inside), self.high)]
+        return self.model_copy(update={"low": ends[0], "high": ends[1], "default": None})
 
     def extremes(self) -> list[tuple[str, Scalar]]:
         """The values by which the range is checked against the configuration's schema, with the name of each."""
@@ -128,10 +197,13 @@ class Scheduler(_Keys):
 
 
 class Budget(_Keys):
+    """Whichever ends first. `shares` are the stages' weights in the number of trials, for those that differ."""
+
     trials: int = Field(24, ge=1)
     max_epochs: int | None = Field(None, ge=1)
     hours: float | None = Field(None, gt=0)
     gpu_hours: float | None = Field(None, gt=0)
+    shares: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
 class Confirm(_Keys):
@@ -144,6 +216,8 @@ class SearchSpace(_Keys):
 
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
     order: Literal["staged", "joint"] = "staged"
+    extend: bool = False  # widen a stage's range, once, where its winner stands at the edge
+    refine: bool = False  # end a staged search with a short joint stage around the winner
     objective: Objective = Field(default_factory=Objective)
     scheduler: Scheduler = Field(default_factory=Scheduler)
     budget: Budget = Field(default_factory=Budget)
@@ -154,6 +228,10 @@ class SearchSpace(_Keys):
         mapping = self.model_dump(mode="json", exclude_none=True)
         mapping["confirm"] = None if self.confirm is None else mapping["confirm"]
         return mapping
+
+    def grid_size(self, values: int = 5) -> int:
+        """Configurations of an exhaustive grid with `values` points a range and every value of a choice."""
+        return math.prod(parameter.size_in_grid(values) for parameter in self.parameters.values())
 
 
 def load_space(name: str) -> tuple[SearchSpace, Path]:
@@ -177,6 +255,7 @@ def build_space(values: Mapping[str, Any], source: str = "search space") -> Sear
                 faults += [fault for fault in (_key_fault(str(key)),) if fault]
         raise UserError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults))) from None
     faults = [fault for key, parameter in space.parameters.items() for fault in _parameter_faults(key, parameter)]
+    faults += share_faults(space)
     if {"input_size", "transforms.input_size"} <= set(space.parameters):
         faults.append("parameters.input_size and parameters.transforms.input_size are the same key; keep one")
     if faults:
@@ -236,6 +315,16 @@ def _parameter_faults(key: str, parameter: Parameter) -> list[str]:
             whole = "int" if parameter.type == "uniform" else "logint"
             faults.append(f"parameters.{key}: takes whole numbers; write type: {whole} instead of {parameter.type}")
     return faults
+
+
+def share_faults(space: SearchSpace) -> list[str]:
+    """Shares of stages that the search does not have."""
+    names = [name for name, _ in order_stages(space.parameters, space.order, space.refine)]
+    return [
+        f"budget.shares.{name}: is no stage of this search; {nearest(name, names)} (its stages: {', '.join(names)})"
+        for name in space.budget.shares
+        if name not in names
+    ]
 
 
 def _one_key(key: str, value: Scalar) -> dict[str, Any]:

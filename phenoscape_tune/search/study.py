@@ -6,10 +6,11 @@ The journal is the one source of truth: leaderboard, rungs and resume are read f
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from filelock import FileLock
@@ -28,9 +29,11 @@ COMPLETED, PRUNED, FAILED, INFEASIBLE, RUNNING = "completed", "pruned", "failed"
 _STATE_OF = {
     COMPLETED: TrialState.COMPLETE,
     PRUNED: TrialState.PRUNED,
-    FAILED: TrialState.FAIL,
-    INFEASIBLE: TrialState.FAIL,
+    # The samplers pass over failed trials; of a pruned one with a violated constraint they learn where not to go.
+    FAILED: TrialState.PRUNED,
+    INFEASIBLE: TrialState.PRUNED,
 }
+CONSTRAINTS = {FAILED: "training", INFEASIBLE: "memory"}  # names of what a trial violated
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,8 @@ class TrialRecord:
         curve: one evaluation of the objective an epoch.
         error: standard error of the last evaluation.
         of, seed: in the confirmation, the trial that is repeated, and the fresh seed.
+        elapsed: seconds of the search's own time at the last report.
+        warm: it comes from an earlier search, and was not run by this one.
     """
 
     name: str
@@ -63,6 +68,8 @@ class TrialRecord:
     of: str | None = None
     seed: int | None = None
     test_objective: float | None = None
+    elapsed: float = 0.0
+    warm: bool = False
     handle: tuple[str, int] = field(default=("", 0), repr=False, compare=False)
 
     @property
@@ -82,11 +89,14 @@ class Study:
         path: the journal's file; made where it is missing.
         parameters: ranges of all searched keys.
         seed: seed of the search.
+        higher_is_better: direction of the objective.
 
     Raises UserError for a journal that is damaged; a torn last line is dropped.
     """
 
-    def __init__(self, path: Path, parameters: Mapping[str, Parameter], seed: int) -> None:
+    def __init__(
+        self, path: Path, parameters: Mapping[str, Parameter], seed: int, higher_is_better: bool = True
+    ) -> None:
         _drop_torn_line(path)
         try:
             self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
@@ -97,50 +107,97 @@ class Study:
             ) from error
         self._parameters = parameters
         self._seed = seed
+        self._direction: Literal["maximize", "minimize"] = "maximize" if higher_is_better else "minimize"
+        self._ranges: dict[str, dict[str, Parameter]] = {}
         self._studies: dict[str, optuna.Study] = {}
         self._samplers: dict[str, StageSampler] = {}
 
     def open_stage(
-        self, stage: Stage, taken_over: TrialRecord | None, standing: Mapping[str, Any] | None = None
+        self,
+        stage: Stage,
+        taken_over: TrialRecord | None,
+        standing: Mapping[str, Any] | None = None,
+        ranges: Mapping[str, Parameter] | None = None,
+        warm: Sequence[TrialRecord] = (),
     ) -> None:
         """Open or make the study of a stage; a new one is told the last winner, which is not run again.
 
-        `standing` are the values of the stage's keys with which the winner was trained: the configuration's.
+        Args:
+            standing: values of the stage's keys with which the winner was trained: the configuration's.
+            ranges: of the stage's keys, where they are narrower than the space's.
+            warm: trials of an earlier search that are told too.
         """
-        ranges = {key: self._parameters[key] for key in stage.keys}
-        sampler = StageSampler(ranges, stage.trials, derive_seed(self._seed, stage.name))
+        own = {key: (ranges or self._parameters)[key] for key in stage.keys}
+        sampler = StageSampler(own, stage.trials, derive_seed(self._seed, stage.name))
         # `load_if_exists` would write to the journal of a finished search.
         if stage.study_name in optuna.get_all_study_names(self._storage):
             study = optuna.load_study(study_name=stage.study_name, storage=self._storage, sampler=sampler)
         else:
             study = optuna.create_study(
-                study_name=stage.study_name, storage=self._storage, sampler=sampler, direction="maximize"
+                study_name=stage.study_name, storage=self._storage, sampler=sampler, direction=self._direction
             )
-        self._studies[stage.name], self._samplers[stage.name] = study, sampler
+        self._studies[stage.name], self._samplers[stage.name], self._ranges[stage.name] = study, sampler, own
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if "name" not in trial.user_attrs:
                 study.tell(trial.number, state=TrialState.FAIL)
-        own = {key: (standing or {})[key] for key in stage.keys if key in (standing or {})}
-        fits = bool(own) and all(key in own and ranges[key].contains(own[key]) for key in stage.keys)
-        if taken_over is not None and fits and not study.get_trials(deepcopy=False):
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=own,
-                    distributions={key: distribution(parameter) for key, parameter in ranges.items()},
-                    value=taken_over.objective,
-                    intermediate_values=dict(enumerate(taken_over.curve, start=1)),
-                    user_attrs={"taken_over": taken_over.name},
-                )
-            )
+        trials = study.get_trials(deepcopy=False)
+        told = {trial.user_attrs.get("taken_over") or trial.user_attrs.get("name") for trial in trials}
+        if any("name" in trial.user_attrs and not trial.user_attrs.get("warm") for trial in trials):
+            return
+        if taken_over is not None and taken_over.name not in told:
+            _add(study, own, standing or {}, taken_over, {"taken_over": taken_over.name})
+        for record in warm:
+            if record.name in told:
+                continue
+            attributes = {"warm": True, "name": record.name, "number": -1, "values": record.values}
+            measured = {"seconds": record.seconds, "error": record.error}
+            _add(study, own, record.values, record, {**attributes, "measured": measured, "status": record.status})
 
-    def ask(self, stage: Stage, base: Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> TrialRecord:
-        """Start a trial of a stage: the stage's keys as the sampler suggests them, the others as in `base`."""
+    def widen_stage(self, stage: Stage, widened: Mapping[str, Parameter], start: int) -> None:
+        """Search wider ranges of some of a stage's keys from its trial number `start` on."""
+        own = self._ranges[stage.name]
+        added = {}
+        for key, parameter in own.items():
+            wide = widened.get(key, parameter)
+            # The part of the new range that the old one lacked.
+            update = {"low": parameter.high} if wide.high != parameter.high else {"high": parameter.low}
+            added[key] = parameter if wide == parameter else wide.model_copy(update={**update, "default": None})
+        self._ranges[stage.name] = {**own, **widened}
+        self._samplers[stage.name].widen(self._ranges[stage.name], added, start, stage.trials)
+
+    def exhausted(self, stage: Stage) -> bool:
+        """Whether every value of a stage's ranges was tried, where those can be counted."""
+        grids = [parameter.grid for parameter in self._ranges[stage.name].values()]
+        if not grids or any(grid is None for grid in grids):
+            return False
+        trials = self._studies[stage.name].get_trials(deepcopy=False)
+        # One that was cut off while it was asked for was not tried.
+        tried = {tuple(trial.params[key] for key in stage.keys) for trial in trials
+                 if {"name", "taken_over"} & set(trial.user_attrs)}  # fmt: skip
+        return len(tried) >= math.prod(len(grid or []) for grid in grids)
+
+    def ranges(self, stage: Stage) -> dict[str, Parameter]:
+        """The ranges that an open stage searches now."""
+        return self._ranges[stage.name]
+
+    def ask(
+        self,
+        stage: Stage,
+        base: Mapping[str, Any],
+        extra: Mapping[str, Any] | None = None,
+        derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    ) -> TrialRecord:
+        """Start a trial of a stage.
+
+        The stage's keys have the values that the sampler suggests, and those that `derive` makes of them; the others
+        are as in `base`. `extra` are attributes of the trial.
+        """
         study, sampler = self._studies[stage.name], self._samplers[stage.name]
         number = len(self.trials(stage))
         sampler.begin(number)
-        trial = study.ask({key: distribution(self._parameters[key]) for key in stage.keys})
+        trial = study.ask({key: distribution(parameter) for key, parameter in self._ranges[stage.name].items()})
         name = f"{stage.name}-{number:02d}-{derive_seed(self._seed, stage.study_name, number) % 16**5:05x}"
-        values = {**base, **trial.params}
+        values = {**base, **trial.params, **(derive(trial.params) if derive else {})}
         attributes = {"name": name, "number": number, "values": values, **(extra or {})}
         # The name comes last: a trial without one was cut off here, and was never started.
         for key, value in reversed(attributes.items()):
@@ -152,15 +209,24 @@ class Study:
         if row["epoch"] > len(record.curve):
             trial = self._frozen(*record.handle)
             spent = record.seconds + row.get("seconds", 0.0)
-            known = {"seconds": spent, "error": row.get("objective_error"), "test_objective": row.get("test_objective")}
+            known = {
+                "seconds": spent,
+                "error": row.get("objective_error"),
+                "test_objective": row.get("test_objective"),
+                "elapsed": row.get("elapsed"),
+            }
             measured = {key: value for key, value in known.items() if value is not None}
             self._storage.set_trial_user_attr(trial._trial_id, "measured", measured)
             self._storage.set_trial_intermediate_value(trial._trial_id, row["epoch"], row["objective"])
         return self._read(record)
 
     def tell(self, record: TrialRecord, status: str, reason: str = "") -> TrialRecord:
-        """End a trial: completed with its objective, pruned with its last evaluation, failed with none."""
+        """End a trial: completed with its objective, pruned with its last evaluation; one that failed, or did not fit,
+        as a violated constraint, which is no score."""
         study_name, number = record.handle
+        if status in CONSTRAINTS:
+            trial = optuna.trial.Trial(self._studies[study_name], self._frozen(study_name, number)._trial_id)
+            trial.set_constraint(CONSTRAINTS[status], 1.0)
         self.note(record, "status", status)
         self.note(record, "reason", reason)
         value = record.objective if status == COMPLETED else None
@@ -174,14 +240,29 @@ class Study:
 
     def trials(self, stage: Stage) -> list[TrialRecord]:
         """The trials that a stage started, in their order."""
+        return [record for record in self._records(stage) if not record.warm]
+
+    def warm_trials(self, stage: Stage) -> list[TrialRecord]:
+        """The trials of an earlier search that a stage was told."""
+        return [record for record in self._records(stage) if record.warm]
+
+    def _records(self, stage: Stage) -> list[TrialRecord]:
         study = self._studies.get(stage.name)
-        if study is None:
-            return []
-        return [
-            _record(stage.name, trial)
-            for trial in study.get_trials(deepcopy=False)
-            if "taken_over" not in trial.user_attrs and "name" in trial.user_attrs
-        ]
+        trials = study.get_trials(deepcopy=False) if study is not None else []
+        return [_record(stage.name, trial) for trial in trials if "name" in trial.user_attrs]
+
+    def knows(self, stage: Stage) -> bool:
+        """Whether the journal has this stage already."""
+        return stage.study_name in optuna.get_all_study_names(self._storage)
+
+    def set_note(self, stage: Stage, key: str, value: Any) -> None:
+        """Attach a value to an open stage."""
+        self._studies[stage.name].set_user_attr(key, value)
+
+    def get_note(self, stage: Stage, key: str) -> Any:
+        """A value that was attached to an open stage; None where there is none."""
+        study = self._studies.get(stage.name)
+        return None if study is None else study.user_attrs.get(key)
 
     def _read(self, record: TrialRecord) -> TrialRecord:
         return _record(record.stage, self._frozen(*record.handle))
@@ -208,7 +289,50 @@ def _record(stage: str, trial: FrozenTrial) -> TrialRecord:
         of=attributes.get("of"),
         seed=attributes.get("seed"),
         test_objective=measured.get("test_objective"),
+        elapsed=measured.get("elapsed", 0.0),
+        warm=attributes.get("warm", False),
         handle=(stage, trial.number),
+    )
+
+
+def read_trials(path: Path) -> list[TrialRecord]:
+    """All trials of a journal, of all its stages, without writing to it. Raises UserError where it cannot be read."""
+    if not path.is_file():
+        raise UserError(f"{path}: is missing, so nothing is known of that search's trials")
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
+        studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: a line of it is damaged ({type(error).__name__}: {error})") from error
+    found = []
+    for summary in sorted(studies, key=lambda each: each.study_name):
+        stage = summary.study_name.split("-", 1)[1]
+        for trial in storage.get_all_trials(summary._study_id, deepcopy=False):
+            if "name" in trial.user_attrs and not trial.user_attrs.get("warm"):
+                found.append(_record(stage, trial))
+    return found
+
+
+def _add(
+    study: optuna.Study,
+    ranges: Mapping[str, Parameter],
+    values: Mapping[str, Any],
+    record: TrialRecord,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Tell a study of a trial that it did not start, where its values lie within the study's ranges."""
+    own = {key: values[key] for key in ranges if key in values}
+    if not own or not all(key in own and parameter.contains(own[key]) for key, parameter in ranges.items()):
+        return
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=_STATE_OF[record.status],
+            params=own,
+            distributions={key: distribution(parameter) for key, parameter in ranges.items()},
+            value=record.objective if record.status == COMPLETED else None,
+            intermediate_values=dict(enumerate(record.curve, start=1)),
+            user_attrs=dict(attributes),
+        )
     )
 
 

@@ -2,35 +2,22 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from driver import EPOCHS, SPACE, DoesNotFit, Driver, Objective, by_name, learn, make_plan, open_conductor, search
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from phenoscape_tune.config import TrainConfig, build_config
-from phenoscape_tune.search.conductor import Conductor, Task
-from phenoscape_tune.search.plan import Plan, shrink_to_trials
-from phenoscape_tune.search.priority import plan_stages
+from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.sampler import derive_seed
-from phenoscape_tune.search.space import build_space
-from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED, RUNNING, Study, TrialRecord
-
-SPACE: dict[str, Any] = {
-    "parameters": {
-        "temperature": {"type": "uniform", "low": 0.05, "high": 0.5},
-        "lr": {"type": "loguniform", "low": 1e-5, "high": 1e-1},
-    },
-    "budget": {"trials": 11},
-    "confirm": {"top_k": 2, "seeds": 2},
-}
-EPOCHS = 9
+from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord, _JournalLock
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -39,68 +26,6 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda descriptor: None)
         yield
-
-
-Objective = Callable[[TrainConfig, int], float]
-
-
-def learn(config: TrainConfig, epoch: int) -> float:
-    """Accuracy that rises with the epochs, best at lr 0.01 and temperature 0.2, with a little noise of the seed."""
-    best = 0.9 - 0.1 * abs(math.log10(config.lr) + 2) - abs(config.temperature - 0.2)
-    return max(0.0, best) * (1 - math.exp(-epoch / 3)) + 0.001 * (config.seed % 7)
-
-
-def make_plan(folder: Path, base: TrainConfig | None = None, rungs: Rungs | None = None, **space: Any) -> Plan:
-    built = build_space({**SPACE, **space})
-    base = base or build_config({"seed": 5, "max_epochs": 50})
-    stages = plan_stages(built.parameters, built.order, built.budget.trials)
-    return shrink_to_trials(Plan(built, base, tuple(stages), rungs or Rungs(2, 2, EPOCHS), folder, base.seed))
-
-
-def open_conductor(plan: Plan) -> Conductor:
-    return Conductor(plan, Study(plan.folder / "study.journal", plan.space.parameters, plan.seed))
-
-
-@dataclass
-class Driver:
-    """Runs a conductor's tasks as the runner does, on an objective that costs nothing; keeps what it was handed."""
-
-    conductor: Conductor
-    objective: Objective = learn
-    concurrent: int = 2
-    handed: list[Task] = field(default_factory=list)
-    to_the_end: Counter[str] = field(default_factory=Counter)
-
-    def reports(self) -> Iterator[tuple[str, int]]:
-        """Every report in its turn, as (trial, epoch); the search is over when it ends."""
-        running: list[tuple[Task, int]] = []
-        while True:
-            while len(self.conductor.live) < self.concurrent and (task := self.conductor.next_task()) is not None:
-                self.handed.append(task)
-                running.append((task, len(task.record.curve)))
-            if not running:
-                return
-            task, epoch = running.pop(0)
-            name, epoch = task.record.name, epoch + 1
-            row = {"epoch": epoch, "objective": self.objective(task.config, epoch), "seconds": 1.0}
-            if self.conductor.report(name, row):
-                running.append((task, epoch))
-            self.to_the_end[name] += epoch == self.conductor.plan.rungs.max_epochs
-            yield name, epoch
-
-    def run(self, most: int | None = None) -> Conductor:
-        for number, _ in enumerate(self.reports(), start=1):
-            if number == most:
-                break
-        return self.conductor
-
-
-def search(folder: Path, objective: Objective = learn, concurrent: int = 2, **plan: Any) -> Conductor:
-    return Driver(open_conductor(make_plan(folder, **plan)), objective, concurrent).run()
-
-
-def by_name(conductor: Conductor) -> dict[str, TrialRecord]:
-    return {record.name: record for record in conductor.records()}
 
 
 # A whole search
@@ -173,7 +98,8 @@ def test_equal_trials_leave_the_standing_winner_in_place(tmp_path: Path) -> None
 
 
 def study_trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    journal = folder / "study.journal"
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_JournalLock(journal)))  # type: ignore[arg-type]
     return optuna.load_study(study_name=name, storage=storage).get_trials()
 
 
@@ -354,6 +280,141 @@ def test_a_diverged_trial_fails_at_once_and_says_when(value: float, tmp_path: Pa
     assert len(conductor.records()) == 11
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_sampler_learns_where_training_diverges(seed: int, tmp_path: Path) -> None:
+    base = build_config({"seed": seed, "max_epochs": 50})
+    changes: dict[str, Any] = {"base": base, "parameters": {"lr": SPACE["parameters"]["lr"]}, "confirm": None}
+    conductor = search(
+        tmp_path,
+        lambda config, epoch: math.nan if config.lr > 0.01 else learn(config, epoch),
+        concurrent=1,
+        budget={"trials": 17},
+        **changes,
+    )
+    diverged = [record.status == FAILED for record in conductor.records(conductor.stages[1])]
+    assert any(diverged[:8])
+    # Were it told nothing, all of them would: nothing is known there, and all else is.
+    assert sum(diverged[8:]) <= 4
+    failed = [trial for trial in study_trials(tmp_path, "1-lr") if trial.constraints]
+    assert len(failed) == sum(diverged)
+    assert all(trial.constraints == {"training": 1.0} for trial in failed)
+
+
+# Collapse
+
+
+def with_features(
+    std: Callable[[TrainConfig, int], float], metric: Callable[[TrainConfig, int], float] = learn
+) -> Objective:
+    """An objective that tells how far the features of different images differ."""
+    return lambda config, epoch: {"objective": metric(config, epoch), "feature_std": std(config, epoch), "rankme": 1.24}
+
+
+def test_a_collapsed_network_fails_at_the_first_rung_and_says_why(tmp_path: Path) -> None:
+    conductor = search(tmp_path, with_features(lambda config, epoch: 1e-4 if config.lr > 0.01 else 0.3))
+    collapsed = [record for record in conductor.records() if record.status == FAILED]
+    assert collapsed
+    for record in collapsed:
+        assert record.values["lr"] > 0.01
+        assert record.reason == (
+            "collapsed at epoch 2: all images have the same features (RankMe 1.2, feature std 0.0001)"
+        )
+        assert len(record.curve) == 2
+    assert all(record.values.get("lr", 0.001) <= 0.01 for record in conductor.ranked())
+
+
+def test_before_the_first_rung_a_network_may_leave_the_collapsed_state(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, rungs=Rungs(4, 2, EPOCHS), budget={"trials": 3})
+    conductor = Driver(open_conductor(plan), with_features(lambda config, epoch: 0.0 if epoch < 4 else 0.3)).run()
+    assert not any(record.status == FAILED for record in conductor.records())
+
+
+@pytest.mark.parametrize("rungs", [Rungs(2, 2, EPOCHS), Rungs(EPOCHS, 3, EPOCHS), Rungs(EPOCHS + 4, 3, EPOCHS)])
+def test_a_network_that_is_collapsed_at_the_end_is_no_winner(rungs: Rungs, tmp_path: Path) -> None:
+    at_the_end = with_features(lambda config, epoch: 0.0 if epoch == EPOCHS and config.lr != 0.001 else 0.3)
+    conductor = search(tmp_path, at_the_end, rungs=rungs)
+    # The temperatures were tried at the defaults' learning rate.
+    assert {record.values.get("lr") for record in conductor.ranked()} == {None}
+    reached = [r for r in conductor.records() if len(r.curve) == EPOCHS and "lr" in r.values]
+    assert reached
+    assert all(r.status == FAILED and r.reason.startswith(f"collapsed at epoch {EPOCHS}") for r in reached)
+
+
+def test_a_collapsed_networks_score_stops_nobody(tmp_path: Path) -> None:
+    # Without labels it can be better than a healthy one's.
+    def best_when_collapsed(config: TrainConfig, epoch: int) -> float:
+        return 0.99 if config.lr > 0.02 else learn(config, epoch)
+
+    objective = with_features(lambda config, epoch: 0.0 if config.lr > 0.02 else 0.3, best_when_collapsed)
+    changes: dict[str, Any] = {"parameters": {"lr": SPACE["parameters"]["lr"]}, "rungs": Rungs(2, 20, EPOCHS)}
+    conductor = search(tmp_path, objective, concurrent=1, budget={"trials": 12}, confirm=None, **changes)
+    baseline, *records = conductor.records()
+    first = next(i for i, record in enumerate(records) if record.status == FAILED)
+    # Only the best of all goes on; one that is better than all healthy ones before it does, whatever collapsed.
+    best, went_on = baseline.curve[1], 0
+    for i, record in enumerate(records):
+        if record.status == FAILED:
+            continue
+        if record.curve[1] > best:
+            assert record.status == COMPLETED
+            best = record.curve[1]
+            went_on += i > first
+    assert went_on
+
+
+def test_a_confirmation_that_collapses_fails(tmp_path: Path) -> None:
+    conductor = search(tmp_path, with_features(lambda config, epoch: 0.3 if config.seed == 5 else 0.0))
+    assert {record.status for record in conductor.records(conductor.stages[-1])} == {FAILED}
+    assert conductor.done
+
+
+# An objective of which less is better
+
+
+@pytest.fixture(scope="module")
+def minimised(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
+    folder = tmp_path_factory.mktemp("minimised")
+    return search(folder, lambda config, epoch: 5 - learn(config, epoch), metric_name="reference_contrast")
+
+
+def test_the_lowest_wins_each_stage(minimised: Conductor) -> None:
+    records: list[TrialRecord] = []
+    for stage, winner in zip(minimised.plan.stages, minimised.winners, strict=True):
+        records += [r for r in minimised.records(stage) if r.status == COMPLETED]
+        assert winner == min(records, key=lambda record: record.objective or 0)
+    ranked = [record.objective or 0 for record in minimised.ranked()]
+    assert ranked == sorted(ranked)
+    top = [record.name for record in minimised.ranked() if record.stage != "defaults"][:2]
+    assert {record.of for record in minimised.records() if record.of} == {minimised.records()[0].name, *top}
+
+
+def test_the_lowest_go_on_at_the_rungs(minimised: Conductor) -> None:
+    stage = minimised.plan.stages[1]
+    records = minimised.records(stage)
+    pruned = [record for record in records if record.status == PRUNED]
+    assert pruned
+    at_first = {record.name: record.curve[1] for record in records if len(record.curve) >= 2}
+    assert all(at_first[record.name] > min(at_first.values()) for record in pruned)
+
+
+def test_a_minimised_search_decides_as_its_mirror_image(minimised: Conductor, tmp_path: Path) -> None:
+    mirrored = search(tmp_path, lambda config, epoch: learn(config, epoch) - 5, metric_name="rankme")
+    assert [(r.name, r.values, r.status, len(r.curve)) for r in minimised.records()] == [
+        (r.name, r.values, r.status, len(r.curve)) for r in mirrored.records()
+    ]
+
+
+def test_the_study_of_a_minimised_search_is_one_for_optuna_too(minimised: Conductor) -> None:
+    folder = minimised.plan.folder
+    journal = folder / "study.journal"
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_JournalLock(journal)))  # type: ignore[arg-type]
+    study = optuna.load_study(study_name="1-lr", storage=storage)
+    assert study.direction == optuna.study.StudyDirection.MINIMIZE
+    winner = minimised.winners[1]
+    assert winner is not None
+    assert study.best_value == pytest.approx(winner.objective)
+
+
 def test_where_every_trial_fails_the_search_ends_with_nothing(tmp_path: Path) -> None:
     conductor = search(tmp_path, lambda config, epoch: math.nan)
     assert conductor.done
@@ -441,6 +502,74 @@ def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
         assert conductor.records() == expected.records()
         assert conductor.winners == expected.winners
         assert sum(task.resume for task in driver.handed) <= 1
+
+
+FULL: dict[str, Any] = {
+    "parameters": {
+        "lr": {"type": "loguniform", "low": 1e-4, "high": 5e-3},
+        "batch_size": {"type": "choice", "values": [16, 64, 128]},
+        "temperature": {"type": "uniform", "low": 0.05, "high": 0.5, "default": 0.3},
+    },
+    "metric_name": "reference_contrast",
+    "extend": True,
+    "refine": True,
+    "budget": {"trials": 22},
+    "confirm": {"top_k": 1, "seeds": 2},
+}
+
+
+def eventful(config: TrainConfig, epoch: int) -> dict[str, float]:
+    """Of everything that may happen something: the learning rate at its edge, a batch that does not fit, divergence,
+    collapse; and less is better."""
+    if config.batch_size == 128 and epoch == 2:
+        raise DoesNotFit("out of memory with 128 images")
+    value = 5 - learn(config, epoch) - 0.002 * config.batch_size
+    collapsed = config.temperature > 0.4 and config.seed == 5
+    return {
+        "objective": math.nan if config.temperature < 0.07 and epoch == 1 else value,
+        "feature_std": 0.001 if collapsed else 0.3,
+        "rankme": 12.0,
+    }
+
+
+@pytest.fixture(scope="module")
+def eventful_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
+    """A search in which everything happens, run one trial after the other without a stop, and its reports."""
+    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("eventful"), **FULL)), eventful, concurrent=1)
+    return driver.conductor, sum(1 for _ in driver.reports())
+
+
+def test_everything_happens_in_the_eventful_search(eventful_search: tuple[Conductor, int]) -> None:
+    conductor, _ = eventful_search
+    assert {record.status for record in conductor.records()} == {COMPLETED, PRUNED, FAILED, INFEASIBLE}
+    reasons = " ".join(record.reason for record in conductor.records())
+    assert all(told in reasons for told in ("diverged", "collapsed", "out of memory", "not among the best"))
+    assert conductor.ranges["lr"].high != 5e-3
+    assert [stage.name for stage in conductor.stages if not conductor.records(stage)] == []
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_an_eventful_search_stopped_anywhere_ends_as_an_unbroken_one(
+    eventful_search: tuple[Conductor, int], data: st.DataObject
+) -> None:
+    expected, reports = eventful_search
+    stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=2, unique=True).map(sorted))
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(Path(folder), **FULL)
+        done = 0
+        for stop in stops:
+            Driver(open_conductor(plan), eventful, concurrent=1).run(stop - done)
+            done = stop
+        conductor = open_conductor(plan)
+        settled = conductor.settle()  # as a resume does
+        assert not settled or done == reports
+        Driver(conductor, eventful, concurrent=1).run()
+        assert conductor.done
+        assert conductor.records() == expected.records()
+        assert conductor.winners == expected.winners
+        assert conductor.ranges == expected.ranges
+        assert conductor.stages == expected.stages
 
 
 @settings(max_examples=8, deadline=None)

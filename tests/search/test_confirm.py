@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from phenoscape_tune.search import confirm
-from phenoscape_tune.search.confirm import Gain, bootstrap_gain, paired_gain, read_predictions
+from phenoscape_tune.search.confirm import Gain, bootstrap_gain, paired_gain, read_scores, seed_gain
 
 LABELS = np.repeat(["crow", "finch", "robin"], 30)
 
@@ -87,53 +89,102 @@ def test_the_interval_covers_the_true_gain_in_about_95_of_100_searches(
     assert float(np.mean([gain.high - gain.low for gain in gains])) < (0.4 if seeds > 2 else 1.0)
 
 
-# Files of predictions
+# Files of scores
 
 
-def write_predictions(path: Path, labels: Sequence[str], predicted: Sequence[str]) -> Path:
+def write_scores(path: Path, labels: Sequence[str], scores: Sequence[float]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["filename", "group", "label", "predicted"])
-        writer.writerows((f"{i}.jpg", f"{i}", *pair) for i, pair in enumerate(zip(labels, predicted, strict=True)))
+        writer.writerow(["filename", "group", "label", "predicted", "score"])
+        writer.writerows(
+            (f"{i}.jpg", f"g{i}", label, "", score) for i, (label, score) in enumerate(zip(labels, scores, strict=True))
+        )
     return path
 
 
-def test_predictions_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
-    path = write_predictions(tmp_path / "p.csv", ["a,b", "Möwe"], ["Möwe", "a,b"])
-    assert read_predictions(path) == (["a,b", "Möwe"], ["Möwe", "a,b"], ["0", "1"])
+def test_scores_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
+    path = write_scores(tmp_path / "s.csv", ["a,b", "Möwe"], [0.25, 1])
+    assert read_scores(path) == (["a,b", "Möwe"], [0.25, 1.0], ["g0", "g1"])
 
 
 def test_repeats_are_paired_by_their_place(tmp_path: Path) -> None:
     # Seed 0 went well for both, seed 1 badly for both. Paired they never differ; crossed, the seeds seem to.
     labels = ["a", "b"] * 20
-    luck = [labels, ["x"] * 40]
-    winner = [write_predictions(tmp_path / f"w{i}.csv", labels, predicted) for i, predicted in enumerate(luck)]
-    baseline = [write_predictions(tmp_path / f"b{i}.csv", labels, predicted) for i, predicted in enumerate(luck)]
+    luck = [[1.0] * 40, [0.0] * 40]
+    winner = [write_scores(tmp_path / f"w{i}.csv", labels, scores) for i, scores in enumerate(luck)]
+    baseline = [write_scores(tmp_path / f"b{i}.csv", labels, scores) for i, scores in enumerate(luck)]
     assert paired_gain(winner, baseline, 0) == Gain(0.0, 0.0, 0.0, 2)
     crossed = paired_gain(winner, baseline[::-1], 0)
     assert crossed.value == 0.0
     assert crossed.low < -0.5 < 0.5 < crossed.high
 
 
-def test_the_gain_is_winner_minus_baseline(tmp_path: Path) -> None:
+def test_the_gain_is_winner_minus_baseline_where_higher_is_better(tmp_path: Path) -> None:
     labels = ["a"] * 10 + ["b"] * 10
-    right = write_predictions(tmp_path / "right.csv", labels, labels)
-    wrong = write_predictions(tmp_path / "wrong.csv", labels, ["b"] * 20)
-    assert paired_gain([right], [wrong], 0).value == 0.5
-    assert paired_gain([wrong], [right], 0).value == -0.5
+    right = write_scores(tmp_path / "right.csv", labels, [1.0] * 20)
+    half = write_scores(tmp_path / "half.csv", labels, [1.0] * 10 + [0.0] * 10)
+    assert paired_gain([right], [half], 0).value == 0.5
+    assert paired_gain([half], [right], 0).value == -0.5
 
 
-def test_other_specimens_are_not_compared(tmp_path: Path) -> None:
-    one = write_predictions(tmp_path / "one.csv", ["a", "b"], ["a", "b"])
-    other = write_predictions(tmp_path / "other.csv", ["b", "a"], ["a", "b"])
+def test_the_gain_is_positive_for_a_lower_score_where_lower_is_better(tmp_path: Path) -> None:
+    # Without labels: all specimens are one class, and count the same.
+    rng = np.random.default_rng(0)
+    losses = rng.uniform(3, 5, 30)
+    paths = []
+    for i in range(3):
+        low = write_scores(tmp_path / f"low{i}.csv", [""] * 30, list(losses - 0.5 + rng.normal(0, 0.05, 30)))
+        paths.append((low, write_scores(tmp_path / f"high{i}.csv", [""] * 30, list(losses))))
+    gain = paired_gain([low for low, _ in paths], [high for _, high in paths], 0, sign=-1)
+    assert gain.value == pytest.approx(0.5, abs=0.05)
+    assert 0 < gain.low < gain.value < gain.high
+    assert gain.clear
+    turned = paired_gain([high for _, high in paths], [low for low, _ in paths], 0, sign=-1)
+    assert turned.value == pytest.approx(-gain.value)
+    assert (turned.low, turned.high) == pytest.approx((-gain.high, -gain.low), abs=0.02)
+
+
+@pytest.mark.parametrize("what", ["labels", "groups"])
+def test_other_specimens_are_not_compared(what: str, tmp_path: Path) -> None:
+    one = write_scores(tmp_path / "one.csv", ["a", "b"], [1, 1])
+    other = write_scores(tmp_path / "other.csv", ["b", "a"] if what == "labels" else ["a", "b"], [1, 1])
+    if what == "groups":
+        other.write_text(other.read_text(encoding="utf-8").replace("g1", "g7"), encoding="utf-8")
     with pytest.raises(ValueError, match="other specimens"):
         paired_gain([one], [other], 0)
 
 
 def test_repeats_without_a_partner_are_not_compared(tmp_path: Path) -> None:
-    path = write_predictions(tmp_path / "p.csv", ["a", "b"], ["a", "b"])
+    path = write_scores(tmp_path / "s.csv", ["a", "b"], [1, 1])
     with pytest.raises(ValueError, match="argument"):
         paired_gain([path, path], [path], 0)
+
+
+# Scores without parts
+
+
+def test_the_gain_of_seeds_alone_is_students_interval() -> None:
+    gain = seed_gain([1.0, 2.0, 3.0])
+    # By hand: mean 2, standard deviation 1, of three: t(0.975; 2) = 4.3027, half = 4.3027 / sqrt(3).
+    assert (gain.value, gain.low, gain.high) == pytest.approx((2.0, -0.48414, 4.48414), abs=1e-4)
+    assert gain.seeds == 3
+    assert not gain.clear
+    assert seed_gain([1.9, 2.0, 2.1]).clear
+
+
+def test_the_gain_of_one_seed_has_no_interval_and_is_never_clear() -> None:
+    gain = seed_gain([5.0])
+    assert (gain.value, gain.low, gain.high, gain.seeds) == (5.0, -np.inf, np.inf, 1)
+    assert not gain.clear
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=6), st.floats(-10, 10))
+def test_the_interval_of_seeds_turns_and_moves_with_the_differences(values: list[float], shift: float) -> None:
+    gain = seed_gain(values)
+    assert gain.low <= gain.value <= gain.high
+    turned, moved = seed_gain([-value for value in values]), seed_gain([value + shift for value in values])
+    assert (turned.low, turned.high) == pytest.approx((-gain.high, -gain.low), abs=1e-9)
+    assert (moved.low, moved.high) == pytest.approx((gain.low + shift, gain.high + shift), abs=1e-6)
 
 
 def test_one_seed_is_never_a_clear_gain() -> None:

@@ -1,22 +1,22 @@
 import io
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from driver import EPOCHS, Clock, Driver, learn, make_plan, open_conductor, search
 from rich.console import Console
-from test_conductor import EPOCHS, Driver, learn, make_plan, open_conductor
 
-from phenoscape_tune.config import TrainConfig, build_config, set_key
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.search.conductor import Conductor
-from phenoscape_tune.search.display import Display, describe_outcome, describe_plan, edges, format_value
-from phenoscape_tune.search.plan import Plan
+from phenoscape_tune.search.display import Display, describe_capacity, describe_outcome, describe_plan, format_value
 from phenoscape_tune.search.report import Outcome, decide, write_best
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.space import load_space
-from phenoscape_tune.search.study import COMPLETED, TrialRecord
+from phenoscape_tune.search.spending import Spending
+from phenoscape_tune.training.capacity import Capacity
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -66,6 +66,51 @@ def test_the_plan_without_confirmation_or_rungs_and_with_notes(tmp_path: Path) -
     assert "11 + 0 confirmations" in text
 
 
+def test_the_plan_tells_the_objective_and_its_direction(tmp_path: Path) -> None:
+    told = describe_plan(make_plan(tmp_path), "2 CPU cores", None, 2)[1]
+    assert told == "objective: kNN balanced accuracy (higher is better)"
+    told = describe_plan(make_plan(tmp_path, metric_name="reference_contrast"), "2 CPU cores", None, 2)[1]
+    assert told == "objective: reference contrast (lower is better)"
+    # A dry run does not look at the data.
+    unknown = replace(make_plan(tmp_path), metric=None)
+    told = describe_plan(unknown, "2 CPU cores", None, 2)[1]
+    assert told == "objective: kNN balanced accuracy where there are labels, else reference contrast"
+
+
+def test_the_plan_says_what_stages_do_that_are_more_than_their_keys(tmp_path: Path) -> None:
+    space = load_space("full")[0].to_mapping()
+    plan = make_plan(tmp_path, **{**space, "refine": True})
+    stages = {line.split()[2][:-1]: line for line in describe_plan(plan, "2 CPU cores", None, 2) if "stage " in line}
+    assert "lr times the root" in stages["batch_size"]
+    assert "only where the batch size changed" in stages["lr_recheck"]
+    assert stages["refine"].endswith("(all keys, around the winner)")
+    assert stages["lr"].endswith(" trials")
+    assert [line.split(";")[1].split()[0] for line in stages.values()] == [str(s.trials) for s in plan.stages]
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ({}, "epochs of training; the time is told"),
+        ({"hours": 1.5}, "epochs of training, or 1.5 hours, whichever ends first (the confirmation is set aside)"),
+        ({"hours": 2, "gpu_hours": 0.5}, ", or 2 hours or 0.5 GPU hours, whichever ends first"),
+    ],
+)
+def test_the_plan_tells_the_budgets_of_time(budget: dict[str, float], told: str, tmp_path: Path) -> None:
+    text = "\n".join(describe_plan(make_plan(tmp_path, budget={"trials": 11, **budget}), "2 CPU cores", None, 2))
+    assert told in text
+
+
+def test_the_plan_tells_what_the_device_holds(tmp_path: Path) -> None:
+    capacity = Capacity(64, {8: 90.4, 32: 150.0, 64: 161.6}, out_of_memory=True)
+    lines = describe_plan(replace(make_plan(tmp_path), capacity=capacity), "1 GPU", None, 1)
+    assert (
+        "batch sizes on this device: at most 64 images fit at once; larger batches go through the network in parts; "
+        "images/s by size: 8: 90, 32: 150, 64: 162"
+    ) in lines
+    assert "64 images fit at once; images/s" in describe_capacity(replace(capacity, out_of_memory=False))
+
+
 # The outcome
 
 
@@ -84,7 +129,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
 def outcome_lines(conductor: Conductor) -> tuple[Outcome, list[str]]:
     outcome = decide(conductor)
     assert outcome is not None
-    return outcome, describe_outcome(conductor.plan, outcome, write_best(conductor.plan, outcome))
+    return outcome, describe_outcome(conductor, outcome, write_best(conductor.plan, outcome))
 
 
 def test_the_outcome_tells_baseline_winner_gain_and_the_two_commands(finished: Conductor) -> None:
@@ -97,8 +142,11 @@ def test_the_outcome_tells_baseline_winner_gain_and_the_two_commands(finished: C
     assert f"lr={values['lr']:.3g}  temperature={values['temperature']:.3g}" in lines[1]
     assert outcome.best.record.name in lines[1]
     assert lines[2] == f"gain      {outcome.verdict}"
-    assert lines[-2] == f"train it  python scripts/train.py --config '{folder / 'best.yaml'}'"
-    assert lines[-1] == f"look      tensorboard --logdir '{folder}'"
+    assert lines[-3:] == [
+        f"train it  python scripts/train.py --config '{folder / 'best.yaml'}'",
+        f"look      '{folder / 'report.html'}'",
+        f"          tensorboard --logdir '{folder}'",
+    ]
 
 
 def test_where_the_defaults_are_best_the_outcome_says_so(tmp_path: Path) -> None:
@@ -109,65 +157,31 @@ def test_where_the_defaults_are_best_the_outcome_says_so(tmp_path: Path) -> None
     _, lines = outcome_lines(conductor)
     assert "the defaults" in lines[1]
     assert not any(line.startswith("edge") for line in lines)
-    assert f"--config {tmp_path / 'best.yaml'}" in lines[-2]
+    assert f"--config {tmp_path / 'best.yaml'}" in lines[-3]
 
 
 def test_where_nothing_trained_the_outcome_says_what_to_do(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    (line,) = describe_outcome(plan, None, None)
+    conductor = search(tmp_path, lambda config, epoch: math.nan)
+    (line,) = describe_outcome(conductor, decide(conductor), None)
     assert line.startswith("no valid trial: every one failed")
     assert str(tmp_path / "leaderboard.csv") in line
     assert "searched: temperature, lr" in line
 
 
-# Winners at the edge of their range
-
-
-def edge_plan(folder: Path, key: str, **parameter: Any) -> Plan:
-    return make_plan(folder, parameters={key: parameter}, budget={"trials": 3}, confirm=None)
-
-
-def advised(plan: Plan, **values: Any) -> list[str]:
-    return edges(plan, TrialRecord("x-00-abcde", "x", 0, values, COMPLETED))
-
-
-def test_a_winner_at_the_edge_is_told_with_the_range_to_try_next(tmp_path: Path) -> None:
-    plan = edge_plan(tmp_path, "lr", type="loguniform", low=1e-4, high=1e-2)
-    assert advised(plan, lr=1.1e-4) == ["lr=0.00011 is at the lower edge of its range; try low: 1e-05"]
-    assert advised(plan, lr=0.0095) == ["lr=0.0095 is at the upper edge of its range; try high: 0.1"]
-    assert advised(plan, lr=0.001) == []
-
-
-def test_an_edge_of_an_even_range_is_a_twentieth_of_it(tmp_path: Path) -> None:
-    plan = edge_plan(tmp_path, "temperature", type="uniform", low=1, high=3)
-    assert advised(plan, temperature=2.95) == ["temperature=2.95 is at the upper edge of its range; try high: 4"]
-    assert advised(plan, temperature=2.85) == []
-    assert advised(plan, temperature=1.15) == []
-
-
-def test_a_choice_has_no_edge(tmp_path: Path) -> None:
-    plan = edge_plan(tmp_path, "batch_size", type="choice", values=[16, 32])
-    assert advised(plan, batch_size=16) == []
-
-
-@pytest.mark.parametrize("name", ["lr", "lr_temp", "full", "demo"])
-def test_the_range_to_try_next_is_one_that_the_configuration_accepts(name: str, tmp_path: Path) -> None:
-    space = load_space(name)[0]
-    plan = make_plan(tmp_path, **space.to_mapping())
-    for key, parameter in space.parameters.items():
-        for bound in (parameter.low, parameter.high):
-            if bound is None:
-                continue
-            for line in advised(plan, **{key: bound}):
-                if "; try " not in line:
-                    assert line.endswith("beyond which little is possible")
-                    continue
-                values: dict[str, Any] = {}
-                set_key(values, key, float(line.rsplit(": ", 1)[1]))
-                try:
-                    build_config(values)
-                except UserError as error:
-                    pytest.fail(f"{line}: {error}")
+def test_a_winner_at_the_edge_of_its_range_is_told_with_the_range_to_try(tmp_path: Path) -> None:
+    parameters = {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-2}}
+    changes: dict[str, Any] = {"parameters": parameters, "budget": {"trials": 9}, "confirm": None}
+    conductor = search(tmp_path / "narrow", lambda config, epoch: config.lr, **changes)
+    outcome, lines = outcome_lines(conductor)
+    (edge,) = [line for line in lines if line.startswith("edge")]
+    lr = outcome.best.record.values["lr"]
+    assert edge == f"edge      lr={lr:.3g} is at the upper edge of its range; try high: 0.1"
+    # Of the range that was searched in the end, and not of the file's.
+    conductor = search(tmp_path / "wide", lambda config, epoch: -abs(config.lr - 0.015), extend=True, **changes)
+    assert conductor.ranges["lr"].high == 0.1
+    outcome, lines = outcome_lines(conductor)
+    assert outcome.best.record.values["lr"] > 0.01
+    assert not any(line.startswith("edge") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +302,26 @@ def test_in_a_pipe_each_stage_and_each_end_has_a_line(tmp_path: Path, capsys: py
         assert f"{len(record.curve)} epochs objective {record.objective:.3f}" in line
         assert "time left" in line
         assert record.reason in line
+
+
+def test_the_time_left_is_never_more_than_the_budget_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path, budget={"trials": 11, "hours": 0.5})
+    clock = Clock()
+    monkeypatch.setattr("phenoscape_tune.search.display.time.monotonic", clock)
+    conductor = open_conductor(plan, Spending(plan.space.budget, 1, clock=clock))
+    driver = Driver(conductor, concurrent=1, clock=clock, seconds=lambda config: 15.0)
+    left = []
+    with Display(conductor, quiet=False, concurrent=1) as display:
+        for _ in driver.reports():
+            display.update(epoch_done=True)
+            lines = capsys.readouterr().out.splitlines()
+            left += [(clock.now, int(line.split("about ")[1].split()[0])) for line in lines if "about" in line]
+    assert left
+    assert all(minutes <= (1800 - now) / 60 + 0.5 for now, minutes in left)
+    # Without the budget the rest would take longer.
+    assert left[0][1] < (driver.conductor.plan.epochs_at_most * 15 - left[0][0]) / 60 - 1
 
 
 def test_quiet_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.plan import Plan, make_plan, share_devices
 from phenoscape_tune.search.space import build_space
 
@@ -46,3 +47,62 @@ def test_devices_are_shared_out() -> None:
     assert share_devices(cpus=8, gpus=2, concurrent=5) == (5, 1, 1 / 3)
     with pytest.raises(UserError, match="--concurrent: 9.*8 CPU cores"):
         share_devices(cpus=8, gpus=0, concurrent=9)
+
+
+# Trials
+
+
+BATCH = {"batch_size": {"type": "choice", "values": [16, 32, 64]}}
+
+
+def test_the_stages_are_those_of_the_space_within_the_budget() -> None:
+    made = plan(parameters={**LR, **BATCH}, budget={"trials": 20}, refine=True)
+    assert [stage.name for stage in made.stages] == ["defaults", "lr", "batch_size", "lr_recheck", "refine"]
+    # The choice has two values that the configuration does not have, and the others take what it leaves.
+    assert made.stages[2].trials == 2
+    assert sum(stage.trials for stage in made.stages) == 20
+
+
+def test_a_stages_share_of_the_trials_can_be_set() -> None:
+    keys = {**LR, "temperature": {"type": "uniform", "low": 0.05, "high": 0.5}}
+    assert [stage.trials for stage in plan(parameters=keys, budget={"trials": 21}).stages] == [1, 10, 10]
+    made = plan(parameters=keys, budget={"trials": 21, "shares": {"lr": 4}})
+    assert [stage.trials for stage in made.stages] == [1, 16, 4]
+
+
+def test_what_gives_way_to_a_small_budget_is_noted() -> None:
+    made = plan(parameters={**LR, **BATCH}, budget={"trials": 3}, refine=True)
+    assert [stage.name for stage in made.stages] == ["defaults", "lr", "batch_size"]
+    assert [note.split(":")[0] for note in made.notes if "no stage" in note] == [
+        "no stage refine",
+        "no stage lr_recheck",
+    ]
+    made = plan(parameters=BATCH, budget={"trials": 9})
+    assert any("6 of 9 trials are not needed" in note for note in made.notes)
+
+
+# What is compared
+
+
+def test_a_score_that_says_nothing_early_stops_nobody_early() -> None:
+    space = build_space({"parameters": LR})
+    late = {"reference_contrast", "rankme", "lidar"}
+    for name, metric in METRICS.items():
+        made = make_plan(space, build_config({}), 30, Path("x"), metric)
+        assert made.objective is metric
+        assert made.rungs.grace == (6 if name in late else 4), name  # a fifth of a trial, or beyond the warm-up
+        assert any("says nothing earlier" in note for note in made.notes) == (name in late)
+
+
+def test_the_objective_of_a_plan_without_data_is_not_known() -> None:
+    with pytest.raises(AssertionError, match="not looked at"):
+        plan().objective  # noqa: B018
+
+
+@pytest.mark.parametrize(("warmup", "max_epochs", "expected"), [(None, 40, 4), (None, 300, 10), (2, 40, 2), (8, 20, 5)])
+def test_the_warm_up_of_a_trial_is_a_quarter_of_it_at_most(
+    warmup: float | None, max_epochs: int, expected: float
+) -> None:
+    made = plan(max_epochs=max_epochs, base={} if warmup is None else {"warmup_epochs": warmup})
+    assert made.warmup_epochs == expected
+    assert any(note.startswith("warmup_epochs: 5 instead of 8") for note in made.notes) == (warmup == 8)

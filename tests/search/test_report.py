@@ -8,12 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_conductor import EPOCHS, Driver, learn, make_plan, open_conductor
+from driver import EPOCHS, Driver, learn, make_plan, open_conductor, search
+from scipy.stats import rankdata
 
 from phenoscape_tune.config import TrainConfig, build_config, load_config
 from phenoscape_tune.search.conductor import Conductor
-from phenoscape_tune.search.report import Outcome, decide, versions, write_best, write_leaderboard, write_summary
+from phenoscape_tune.search.report import (
+    Agreement,
+    Outcome,
+    decide,
+    early_agreement,
+    grid_cost,
+    versions,
+    write_best,
+    write_leaderboard,
+    write_summary,
+)
 from phenoscape_tune.search.rungs import Rungs
+from phenoscape_tune.search.spending import Spending
 from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED
 
 COLUMNS = ["rank", "trial", "stage", "status", "epochs", "objective", "objective_sd", "seconds", "gpu_hours", "reason"]
@@ -38,9 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
     """A search that has run to its end, with completed, pruned and failed trials and a confirmation."""
     plan = make_plan(tmp_path_factory.mktemp("searches") / "my search", rungs=Rungs(2, 2, EPOCHS))
     plan.folder.mkdir()
-    conductor = open_conductor(plan)
-    conductor.gpus_per_trial = 0.5
-    return Driver(conductor, mixed).run()
+    return Driver(open_conductor(plan, Spending(plan.space.budget, gpus=0.5)), mixed).run()
 
 
 def leaderboard(conductor: Conductor) -> tuple[list[str], list[dict[str, str]]]:
@@ -159,13 +169,14 @@ def is_baseline(config: TrainConfig) -> bool:
     return (config.lr, config.temperature) == (0.001, 0.1)
 
 
-def write_predictions(folder: Path, right: int) -> None:
-    """Predictions of the test part of which the first `right` are right."""
+def write_scores(folder: Path, right: int) -> None:
+    """Scores of the test part of which the first `right` specimens have 1, and the others 0."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "test_predictions.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "test_scores.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["filename", "group", "label", "predicted"])
-        writer.writerows((f"{i}.jpg", f"{i}", label, label if i < right else "wren") for i, label in enumerate(LABELS))
+        writer.writerow(["filename", "group", "label", "predicted", "score"])
+        for i, label in enumerate(LABELS):
+            writer.writerow([f"{i}.jpg", f"{i}", label, label if i < right else "wren", float(i < right)])
 
 
 Conduct = Callable[..., Conductor]
@@ -204,7 +215,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Conduct:
         assert conductor.settle()
         for record in conductor.records():
             if record.of and winner is not None and baseline is not None:
-                write_predictions(folder / "trials" / record.name, winner if record.values else baseline)
+                write_scores(folder / "trials" / record.name, winner if record.values else baseline)
         return conductor
 
     return conduct
@@ -307,7 +318,7 @@ def test_without_a_test_part_the_gain_is_told_as_not_confirmed(confirmed: Conduc
     assert outcome.gain is None
     assert outcome.best is outcome.candidate
     assert outcome.difference == pytest.approx(0.1)
-    assert outcome.verdict == "+0.100 against the defaults, not confirmed on a test part"
+    assert outcome.verdict == "+0.100 against the defaults in kNN balanced accuracy, not confirmed on a test part"
 
 
 @pytest.mark.parametrize("better", [True, False])
@@ -432,17 +443,44 @@ def test_the_summary_has_the_contracts_fields(confirmed: Conduct) -> None:
     }
     assert summary["gain"] == pytest.approx(0.4)
     assert summary["gain_ci95"] == [outcome.gain.low, outcome.gain.high]
+    ended = {"widened": {}, "ended_by": "its trials"}
     assert summary["stages"] == [
-        {"name": "defaults", "keys": [], "winner": conductor.records()[0].name, "trials": 1},
-        {"name": "lr", "keys": ["lr"], "winner": outcome.best.record.name, "trials": 3},
-        {"name": "confirm", "keys": [], "winner": None, "trials": 4},
+        {"name": "defaults", "keys": [], "winner": conductor.records()[0].name, "trials": 1, **ended},
+        {"name": "lr", "keys": ["lr"], "winner": outcome.best.record.name, "trials": 3, **ended},
+        {"name": "confirm", "keys": [], "winner": None, "trials": 4, **ended},
     ]
-    assert summary["budget"]["planned"] == {"trials": 4, "confirmations": 4, "epochs": 16}
+    assert summary["objective"] == {"metric": "knn_accuracy", "higher_is_better": True}
+    planned = {"trials": 4, "confirmations": 4, "epochs": 16, "hours": None, "gpu_hours": None}
+    assert summary["budget"]["planned"] == planned
     used = summary["budget"]["used"]
     assert (used["trials"], used["confirmations"]) == (4, 4)
     assert used["epochs"] == sum(len(record.curve) for record in conductor.records())
     assert used["seconds"] == sum(record.seconds for record in conductor.records())
     assert {"python", "torch", "ray", "optuna", "phenoscape-tune"} <= summary["versions"].keys()
+
+
+def test_the_summary_tells_what_became_of_each_stage(tmp_path: Path) -> None:
+    def large_lr(config: TrainConfig, epoch: int) -> float:
+        return config.lr + 0.0001 * config.batch_size if config.lr < 0.05 else 0.0
+
+    parameters = {
+        "lr": {"type": "loguniform", "low": 1e-4, "high": 1e-2},
+        "batch_size": {"type": "choice", "values": [8, 16, 32]},
+        "temperature": {"type": "uniform", "low": 0.05, "high": 0.5},
+    }
+    changes: dict[str, Any] = {"parameters": parameters, "budget": {"trials": 20, "hours": 50}, "extend": True}
+    conductor = search(tmp_path, large_lr, confirm=None, **changes)
+    summary = summary_of(conductor, decide(conductor))
+    stages = {stage["name"]: stage for stage in summary["stages"]}
+    assert stages["lr"]["widened"]["lr"]["high"] == 0.1
+    assert stages["batch_size"]["widened"] == {}
+    assert (stages["lr_recheck"]["trials"], stages["lr_recheck"]["ended_by"]) == (0, "not needed")
+    assert summary["edges"] == []
+    assert summary["budget"]["planned"]["hours"] == 50
+    changes["extend"] = False
+    conductor = search(tmp_path / "again", large_lr, confirm=None, **changes)
+    summary = summary_of(conductor, decide(conductor))
+    assert any("lr=" in edge and "upper edge of its range; try high: 0.1" in edge for edge in summary["edges"])
 
 
 def test_where_the_defaults_are_kept_the_summary_tells_what_the_candidate_would_lose(confirmed: Conduct) -> None:
@@ -480,3 +518,167 @@ def test_files_are_whole_and_nothing_is_left_beside_them(finished: Conductor) ->
     summary_of(finished, outcome)
     names = {path.name for path in finished.plan.folder.iterdir() if not path.name.startswith("study.journal")}
     assert names == {"best.yaml", "leaderboard.csv", "summary.json"}
+
+
+# An objective of which less is better
+
+
+@pytest.fixture(scope="module")
+def minimised(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
+    """A confirmed search without labels: every specimen of the test part has a loss."""
+    folder = tmp_path_factory.mktemp("minimised")
+    conductor = search(folder, lambda config, epoch: 5 - learn(config, epoch), metric_name="reference_contrast")
+    rng = np.random.default_rng(0)
+    for record in conductor.records():
+        if record.of and record.objective is not None:
+            path = folder / "trials" / record.name / "test_scores.csv"
+            path.parent.mkdir(parents=True)
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(["filename", "group", "label", "predicted", "score"])
+                losses = record.objective + rng.normal(0, 0.05, 60)
+                writer.writerows([f"{i}.jpg", f"{i}", "", "", loss] for i, loss in enumerate(losses))
+    return conductor
+
+
+def test_the_lowest_loss_wins_and_less_is_a_gain(minimised: Conductor) -> None:
+    outcome = outcome_of(minimised)
+    assert outcome.baseline is not None and outcome.candidate is not None and outcome.gain is not None
+    repeats = {r.of: [] for r in minimised.records() if r.of}  # type: ignore[var-annotated]
+    for record in minimised.records():
+        if record.of:
+            repeats[record.of].append(record.objective)
+    means = {name: np.mean(values) for name, values in repeats.items()}
+    assert outcome.candidate.record.name == min(means, key=lambda name: means[name])
+    assert outcome.candidate.objective < outcome.baseline.objective
+    assert outcome.gain.value == pytest.approx(outcome.baseline.objective - outcome.candidate.objective, abs=0.05)
+    assert outcome.gain.low > 0
+    assert outcome.difference == outcome.gain.value
+    assert outcome.best is outcome.candidate
+    assert outcome.verdict.startswith("clear gain over the defaults: +")
+    assert "in reference contrast on the test part (lower is better there; + is a gain)" in outcome.verdict
+
+
+def test_the_leaderboard_begins_with_the_lowest_loss(minimised: Conductor) -> None:
+    rows = [row for row in leaderboard(minimised)[1] if row["rank"]]
+    losses = [float(row["objective"]) for row in rows if row["status"] == "completed"]
+    assert len(losses) > 2
+    assert losses == sorted(losses)
+    assert rows[0]["trial"] == minimised.ranked()[0].name
+    pruned = [(row["epochs"], float(row["objective"])) for row in rows if row["status"] == "pruned"]
+    assert pruned == sorted(pruned, key=lambda row: (-int(row[0]), row[1]))
+
+
+def test_the_summary_names_the_objective_and_its_direction(minimised: Conductor) -> None:
+    summary = summary_of(minimised, decide(minimised))
+    assert summary["objective"] == {"metric": "reference_contrast", "higher_is_better": False}
+    assert summary["gain"] > 0
+    assert summary["winner"]["objective"] < summary["baseline"]["objective"]
+
+
+def test_where_the_defaults_have_the_lowest_loss_they_are_kept(tmp_path: Path) -> None:
+    conductor = search(
+        tmp_path,
+        lambda config, epoch: 4.0 if is_baseline(config) else 4.5,
+        metric_name="reference_contrast",
+        confirm=None,
+    )
+    outcome = outcome_of(conductor)
+    assert outcome.best is outcome.baseline
+    assert outcome.difference == pytest.approx(-0.5)
+    assert outcome.verdict.startswith("-0.500 against the defaults in reference contrast")
+
+
+# A score without parts
+
+
+def with_test_score(config: TrainConfig, epoch: int) -> dict[str, float]:
+    """RankMe: the test part's value is told with the last epoch, and there is nothing to draw a bootstrap from."""
+    value = 40 * learn(config, epoch)
+    return {"objective": value, "test_objective": value + 0.1 * (config.seed % 3)}
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_gain_of_a_score_without_parts_is_that_of_the_seeds(seeds: int, tmp_path: Path) -> None:
+    confirm = {"top_k": 2, "seeds": seeds}
+    conductor = search(tmp_path, with_test_score, metric_name="rankme", confirm=confirm)
+    outcome = outcome_of(conductor)
+    assert outcome.gain is not None and outcome.baseline is not None and outcome.candidate is not None
+    assert outcome.gain.seeds == seeds
+    assert outcome.gain.value == pytest.approx(outcome.candidate.objective - outcome.baseline.objective, rel=0.2)
+    summary = summary_of(conductor, outcome)
+    assert summary["gain"] == outcome.gain.value
+    if seeds == 1:
+        # JSON has no infinity, and one seed tells of no interval.
+        assert summary["gain_ci95"] is None
+        assert "interval" not in outcome.verdict
+        assert "of one fresh seed, which tells nothing of the noise of training" in outcome.verdict
+        assert outcome.verdict.startswith("no clear gain")
+    else:
+        assert summary["gain_ci95"] == [outcome.gain.low, outcome.gain.high]
+
+
+# What early stopping risked
+
+
+def test_the_early_ranks_are_compared_with_the_final_ones(finished: Conductor) -> None:
+    agreements = early_agreement(finished)
+    assert [agreement.epoch for agreement in agreements] == [2, 4, 8]
+    # Confirmations are repeats of the best: the most selected of all, and no trials of their own.
+    completed = [r for r in finished.records() if r.status == COMPLETED and r.stage != "confirm"]
+    free = [r for r in completed if r.stage == "defaults" or finished.is_exempt(r)]
+    assert 2 <= len(free) < len(completed)
+    for agreement in agreements:
+        assert (agreement.trials, agreement.unselected_trials) == (len(completed), len(free))
+        # Recomputed from the definition: Pearson's correlation of the ranks.
+        for told, records in ((agreement.completed, completed), (agreement.unselected, free)):
+            if len(records) < 3:
+                assert told is None
+                continue
+            if len(records) < 3:
+                assert told is None
+                continue
+            early = rankdata([np.mean(record.curve[: agreement.epoch][-3:]) for record in records])
+            assert told == pytest.approx(np.corrcoef(early, rankdata([r.objective for r in records]))[0, 1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("final", "expected"), [(1.0, 1.0), (-1.0, -1.0)])
+def test_an_agreement_is_that_of_ranks(final: float, expected: float, tmp_path: Path) -> None:
+    def at_epoch(config: TrainConfig, epoch: int) -> float:
+        merit = math.log10(config.lr) - 10 * config.temperature
+        return merit if epoch <= 2 else final * merit
+
+    conductor = search(tmp_path, at_epoch, rungs=Rungs(2, 20, EPOCHS), confirm=None)
+    assert len([r for r in conductor.records() if r.status == COMPLETED]) >= 3
+    assert early_agreement(conductor)[0].completed == expected
+
+
+def test_of_equal_values_no_agreement_can_be_told(tmp_path: Path) -> None:
+    conductor = search(tmp_path, lambda config, epoch: 0.5)
+    completed = sum(r.status == COMPLETED and r.stage != "confirm" for r in conductor.records())
+    assert early_agreement(conductor) == [
+        Agreement(level, None, completed, None, agreement.unselected_trials)
+        for level, agreement in zip((2, 4, 8), early_agreement(conductor), strict=True)
+    ]
+    assert summary_of(conductor, decide(conductor))["early_stopping"][0]["completed"] is None
+
+
+def test_of_two_trials_no_agreement_is_told(tmp_path: Path) -> None:
+    parameters = {"lr": {"type": "loguniform", "low": 1e-5, "high": 1e-1}}
+    conductor = search(tmp_path, parameters=parameters, budget={"trials": 2}, confirm=None)
+    assert [(a.completed, a.trials) for a in early_agreement(conductor)] == [(None, 2)] * 3
+
+
+def test_a_search_without_rungs_has_nothing_to_compare(tmp_path: Path) -> None:
+    conductor = search(tmp_path, rungs=Rungs(EPOCHS, 3, EPOCHS), budget={"trials": 4}, confirm=None)
+    assert early_agreement(conductor) == []
+
+
+def test_an_exhaustive_grid_costs_each_of_its_trials_to_the_end(finished: Conductor) -> None:
+    # Five values of lr by five of the temperature, nine epochs of one second each.
+    assert grid_cost(finished) == {"trials": 25, "device_hours": pytest.approx(25 * 9 / 3600, abs=1e-4)}
+    assert summary_of(finished, decide(finished))["budget"]["exhaustive_grid"]["trials"] == 25
+
+
+def test_before_the_first_epoch_the_cost_of_a_grid_is_not_known(tmp_path: Path) -> None:
+    assert grid_cost(open_conductor(make_plan(tmp_path))) == {"trials": 25, "device_hours": 0.0}

@@ -12,6 +12,7 @@ import pytest
 from ray.cloudpickle import register_pickle_by_value
 
 from phenoscape_tune.config import build_config
+from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.plan import make_plan
@@ -35,7 +36,7 @@ def search(folder: Path, trial: Any, trials: int = 5, concurrent: int = 1) -> li
         "budget": {"trials": trials},
         "confirm": None,
     })  # fmt: skip
-    plan = make_plan(space, build_config({"warmup_epochs": 0}), EPOCHS, folder)
+    plan = make_plan(space, build_config({"warmup_epochs": 0}), EPOCHS, folder, METRICS["knn_accuracy"])
     conductor = Conductor(plan, Study(folder / "study.journal", space.parameters, seed=0))
     with Display(conductor, quiet=True, concurrent=concurrent) as display:
         assert run_search(conductor, display, concurrent, cpus=1, gpus=0.0, trial=trial)
@@ -90,3 +91,23 @@ def test_a_dead_process_an_error_and_a_silent_return_each_fail_one_trial(tmp_pat
     assert all(record.reason for record in records.values() if record.status == "failed")
     # The leaderboard on disk knows them all.
     assert (tmp_path / "leaderboard.csv").read_text().count("failed") == 3
+
+
+def test_out_of_memory_is_infeasible_and_its_process_is_not_used_again(
+    tmp_path: Path, birds: Path, ray_session: None
+) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        from phenoscape_tune.search.runner import run_trial
+
+        # The hook for tests: no machine has to run out of memory. The second trial asks for more than "fits".
+        os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"] = "4" if task["name"].startswith("lr-00") else "100"
+        small = {"backbone": "test_resnet.r160_in1k", "input_size": 32, "stem": "standard", "projection_dim": 16}
+        data = {"data_dir": str(birds), "batch_size": 8, "micro_batch_size": 8, "num_workers": 1}
+        run_trial({**task, "config": {**task["config"], **small, **data, "transforms": {"input_size": 32}}})
+
+    records = {record.name[:5]: record for record in search(tmp_path, trial, trials=3)}
+    assert records["lr-00"].status == "infeasible"
+    assert "out of memory" in records["lr-00"].reason
+    assert "batch_size" in records["lr-00"].reason
+    assert {records[name].status for name in ("defau", "lr-01")} <= {"completed", "pruned"}
+    assert "infeasible" in (tmp_path / "leaderboard.csv").read_text()

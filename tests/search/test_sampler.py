@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from optuna.trial import TrialState
+from strategies import ranges
 
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution, spread_points
@@ -65,24 +67,6 @@ def test_the_first_points_follow_from_the_seed() -> None:
     assert spread_points(parameters, 6, 1) != spread_points(parameters, 6, 2)
 
 
-@st.composite
-def ranges(draw: st.DrawFn) -> Parameter:
-    kind = draw(st.sampled_from(["uniform", "loguniform", "int", "logint", "choice"]))
-    if kind == "choice":
-        values = draw(st.lists(st.integers(-9, 9) | st.sampled_from(["a", "b", None, 0.5]), min_size=1, unique=True))
-        return Parameter(type="choice", values=values)
-    if kind in ("int", "logint"):
-        low = draw(st.integers(1 if kind == "logint" else -50, 1000))
-        high = low + draw(st.integers(1, 2000))
-        step = draw(st.none() | st.integers(1, high - low)) if kind == "int" else None
-        return Parameter(type=kind, low=low, high=high, step=step)
-    low = draw(st.floats(1e-7, 1) if kind == "loguniform" else st.floats(-10, 10))
-    high = low + draw(st.floats(1e-6, 100))
-    assume(high > low)
-    step = draw(st.none() | st.floats(0.05, 1).map(lambda share: share * (high - low))) if kind == "uniform" else None
-    return Parameter(type=kind, low=low, high=high, step=step)
-
-
 def suggest(parameters: dict[str, Parameter], trials: int, seed: int, values: list[float]) -> list[dict[str, Any]]:
     """The suggestions of a stage whose trials end with `values` in turn."""
     sampler = StageSampler(parameters, trials, seed)
@@ -114,6 +98,139 @@ def test_every_suggestion_lies_in_its_range_and_on_its_grid(
         assert point.keys() == parameters.keys()
         for key, parameter in parameters.items():
             assert parameter.contains(point[key]), (key, parameter, point[key])
+
+
+# Values that can be counted
+
+
+GRIDS: dict[str, tuple[Parameter, set[Any]]] = {
+    "choice": (BATCH, {16, 32, 64, 128}),
+    "int": (Parameter(type="int", low=3, high=7), {3, 4, 5, 6, 7}),
+    "logint": (Parameter(type="logint", low=3, high=7), {3, 4, 5, 6, 7}),
+    "steps": (Parameter(type="int", low=16, high=80, step=16), {16, 32, 48, 64, 80}),
+}
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_no_value_is_tried_twice_before_all_were(kind: str, seed: int) -> None:
+    parameter, values = GRIDS[kind]
+    points = [point["x"] for point in suggest({"x": parameter}, len(values) + 2, seed, [0.5, 0.7, 0.3])]
+    assert set(points[: len(values)]) == values
+    assert len(points) == len(values) + 2
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 99), st.lists(st.floats(0, 1), min_size=1, max_size=4))
+def test_no_combination_of_choices_is_tried_twice(a: int, b: int, seed: int, values: list[float]) -> None:
+    parameters = {
+        "a": Parameter(type="choice", values=list("wxyz")[:a]),
+        "b": Parameter(type="int", low=0, high=b),
+    }
+    trials = a * (b + 1)
+    points = suggest(parameters, trials, seed, values)
+    assert len({tuple(point.items()) for point in points}) == trials
+
+
+@pytest.mark.parametrize(("low", "step", "count"), [(0.05, 0.11, 8), (0.2, 0.07, 9)])
+def test_steps_are_suggested_as_they_are_written_and_once(low: float, step: float, count: int) -> None:
+    written = {round(low + i * step, 2) for i in range(count)}
+    parameter = Parameter(type="uniform", low=low, high=max(written), step=step)
+    for seed in range(6):
+        points = suggest({"x": parameter}, count, seed, [0.5, 0.7, 0.3])
+        assert {point["x"] for point in points} == written
+
+
+def test_running_and_pruned_trials_are_not_tried_again_either() -> None:
+    sampler = StageSampler({"x": BATCH}, 4, 0)
+    study = optuna.create_study(sampler=sampler)
+    points = []
+    for number, state in enumerate([None, TrialState.PRUNED, TrialState.PRUNED, None]):
+        sampler.begin(number)
+        trial = study.ask({"x": distribution(BATCH)})
+        points.append(trial.params["x"])
+        if state is not None:
+            study.tell(trial, state=state)
+    assert sorted(points) == [16, 32, 64, 128]
+
+
+# The value that the author thinks best
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5, 9])
+def test_the_default_of_a_range_is_tried_first_and_once(trials: int) -> None:
+    lr = Parameter(type="loguniform", low=1e-5, high=1e-1, default=0.02)
+    batch = Parameter(type="choice", values=[16, 32, 64, 128], default=64)
+    points = suggest({"lr": lr, "batch_size": batch, "temperature": TEMPERATURE}, trials, 0, [0.3, 0.6])
+    assert (points[0]["lr"], points[0]["batch_size"]) == (0.02, 64)
+    assert TEMPERATURE.contains(points[0]["temperature"])
+    assert all(point["lr"] != 0.02 for point in points[1:])
+
+
+@pytest.mark.parametrize("parameter", [LR, BATCH])
+def test_a_default_that_the_standing_winner_has_is_not_run_again(parameter: Parameter) -> None:
+    value = (parameter.values or [0.001])[-1]
+    sampler = StageSampler({"x": parameter.model_copy(update={"default": value})}, 4, 0)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    known = {"x": distribution(parameter)}
+    study.add_trial(optuna.trial.create_trial(params={"x": value}, distributions=known, value=0.5))
+    for number in range(3):
+        sampler.begin(number)
+        study.tell(study.ask(known), 0.4)
+    points = [trial.params["x"] for trial in study.trials]
+    assert len(set(points)) == 4
+
+
+def test_what_an_earlier_search_with_the_same_seed_tried_is_not_tried_again() -> None:
+    first = suggest({"lr": LR}, 8, 5, [0.1, 0.4, 0.2])
+    sampler = StageSampler({"lr": LR}, 8, 5)
+    study = optuna.create_study(sampler=sampler, direction="maximize")
+    known = {"lr": distribution(LR)}
+    for point in first:
+        study.add_trial(optuna.trial.create_trial(params=point, distributions=known, value=0.4))
+    for number in range(8):
+        sampler.begin(number)
+        study.tell(study.ask(known), 0.3)
+    assert len({trial.params["lr"] for trial in study.trials}) == 16
+
+
+# Wider ranges
+
+
+def widened(parameters: dict[str, Parameter], wide: dict[str, Parameter], added: dict[str, Parameter]) -> list[Any]:
+    """The suggestions of a stage of nine trials whose ranges are widened after its sixth."""
+    sampler = StageSampler(parameters, 9, 0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    points = []
+    for number in range(9):
+        if number == 6:
+            sampler.widen(wide, added, 6, 9)
+        sampler.begin(number)
+        ranges = wide if number >= 6 else parameters
+        trial = study.ask({key: distribution(parameter) for key, parameter in ranges.items()})
+        points.append(trial.params)
+        study.tell(trial, 0.1 * number)
+    return points
+
+
+def test_after_a_range_was_widened_what_was_added_is_covered_first() -> None:
+    narrow = {"lr": Parameter(type="loguniform", low=1e-4, high=1e-2)}
+    wide = {"lr": Parameter(type="loguniform", low=1e-4, high=1e-1)}
+    added = {"lr": Parameter(type="loguniform", low=1e-2, high=1e-1)}
+    points = [point["lr"] for point in widened(narrow, wide, added)]
+    assert points[:6] == [point["lr"] for point in suggest(narrow, 9, 0, [0.1 * i for i in range(9)])[:6]]
+    # Two of three are spread over what was added, one in each half.
+    assert sorted(int(math.log10(value / 1e-2) // 0.5) for value in points[6:8]) == [0, 1]
+    assert all(wide["lr"].contains(value) for value in points)
+
+
+def test_a_key_that_was_not_widened_keeps_its_range() -> None:
+    narrow = {"lr": Parameter(type="loguniform", low=1e-4, high=1e-2), "temperature": TEMPERATURE}
+    wide = {**narrow, "lr": Parameter(type="loguniform", low=1e-5, high=1e-2)}
+    added = {**narrow, "lr": Parameter(type="loguniform", low=1e-5, high=1e-4)}
+    points = widened(narrow, wide, added)
+    assert all(TEMPERATURE.contains(point["temperature"]) for point in points)
+    assert all(point["lr"] <= 1e-4 for point in points[6:8])
 
 
 # Which sampler, and with which seed

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import ranges
 
 from phenoscape_tune.config import shipped_folder
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.space import Parameter, SearchSpace, build_space, load_space
+from phenoscape_tune.search.sampler import spread_points
+from phenoscape_tune.search.space import LONGEST_GRID, Parameter, SearchSpace, build_space, load_space
 
 LR = {"type": "loguniform", "low": 1e-5, "high": 1e-1}
 
@@ -111,6 +113,11 @@ def test_a_range_of_every_type_survives_the_mapping(key: str, parameter: dict[st
         ({"type": "uniform", "low": 0.1, "high": 1, "values": [1]}, "'values' goes with type: choice"),
         ({"type": "uniform", "low": 0.1, "high": 1, "default": 2}, "default 2 is not between 0.1 and 1"),
         ({"type": "uniform", "low": 0.1, "high": 1, "default": "x"}, "default 'x' is not between 0.1 and 1"),
+        ({"type": "uniform", "low": 0.1, "high": 1, "default": True}, "default True is not between 0.1 and 1"),
+        (
+            {"type": "uniform", "low": 0.1, "high": 0.5, "step": 0.1, "default": 0.25},
+            "default 0.25 is not between 0.1 and 0.5, in steps of 0.1",
+        ),
         ({"type": "uniform", "low": 0.1}, "needs low and high"),
         ({"type": "loguniform", "high": 0.1}, "needs low and high"),
         ({"type": "uniform", "low": 0.1, "high": 1, "step": 0}, "step: 0 is not valid"),
@@ -136,6 +143,8 @@ def test_a_range_that_makes_no_sense_is_refused_with_the_remedy(parameter: dict[
         ({"type": "logint", "low": 16, "high": 127.5}, "whole numbers"),
         ({"type": "logint", "low": 16, "high": 128, "step": 2}, "a logint has no step"),
         ({"type": "logint", "low": 0, "high": 128}, "low 0 has no logarithm"),
+        ({"type": "int", "low": 16, "high": 128, "default": 20.5}, "default 20.5 is not between 16 and 128"),
+        ({"type": "logint", "low": 16, "high": 128, "default": 20.5}, "default 20.5 is not between 16 and 128"),
     ],
 )
 def test_a_range_of_whole_numbers_has_whole_bounds(parameter: dict[str, Any], told: str) -> None:
@@ -180,7 +189,11 @@ def test_a_key_that_is_no_configuration_key_names_the_nearest(key: str, nearest:
 
 
 @pytest.mark.parametrize(
-    "key", ["data_dir", "out_dir", "max_epochs", "seed", "split_seed", "val_fraction", "devices", "T_max", "transforms"]
+    "key",
+    [
+        *("data_dir", "out_dir", "max_epochs", "seed", "split_seed", "val_fraction", "devices", "T_max", "transforms"),
+        "warmup_epochs",  # the search shrinks it to the length of a trial
+    ],
 )
 def test_a_key_that_would_change_what_is_compared_cannot_be_searched(key: str) -> None:
     message = refusal({"parameters": {key: {"type": "int", "low": 1, "high": 5}}})
@@ -224,6 +237,16 @@ def test_a_key_that_stands_twice_is_refused_with_its_lines(tmp_path: Path) -> No
         ({"parameters": {"lr": LR}, "scheduler": {"reduction_factor": 1}}, "scheduler.reduction_factor: 1"),
         ({"parameters": {"lr": LR}, "scheduler": {"grace_epochs": 0}}, "scheduler.grace_epochs: 0"),
         ({"parameters": {"lr": LR}, "objective": {"metrics": "auto"}}, "did you mean 'metric'?"),
+        ({"parameters": {"lr": LR}, "extend": "perhaps"}, "extend: 'perhaps' is not valid"),
+        ({"parameters": {"lr": LR}, "refine": 3}, "refine: 3 is not valid"),
+        ({"parameters": {"lr": LR}, "refined": True}, "refined: unknown key; did you mean 'refine'?"),
+        ({"parameters": {"lr": LR}, "budget": {"hours": 0}}, "budget.hours: 0 is not valid"),
+        (
+            {"parameters": {"lr": LR}, "budget": {"gpu_hour": 1}},
+            "budget.gpu_hour: unknown key; did you mean 'gpu_hours'?",
+        ),
+        ({"parameters": {"lr": LR}, "budget": {"shares": {"lr": 0}}}, "budget.shares.lr: 0 is not valid"),
+        ({"parameters": {"lr": LR}, "budget": {"shares": {"lr": "much"}}}, "budget.shares.lr: 'much' is not valid"),
     ],
 )
 def test_a_fault_outside_the_ranges_is_refused(values: dict[str, Any], told: str) -> None:
@@ -234,6 +257,46 @@ def test_a_fault_outside_the_ranges_is_refused(values: dict[str, Any], told: str
 
 def test_an_unknown_metric_is_refused_with_the_file() -> None:
     assert "'accurracy' is unknown" in refusal({"parameters": {"lr": LR}, "objective": {"metric": "accurracy"}})
+
+
+@pytest.mark.parametrize("metric", ["val_loss", "train_loss", "nt_xent"])
+def test_the_loss_of_training_is_refused_with_the_reason(metric: str) -> None:
+    message = refusal({"parameters": {"lr": LR}, "objective": {"metric": metric}})
+    assert f"'{metric}' depends on the temperature, the batch size and the augmentation by itself" in message
+    assert "write auto" in message
+
+
+@pytest.mark.parametrize("metric", ["auto", "knn_accuracy", "probe_accuracy", "reference_contrast", "rankme", "lidar"])
+def test_each_objective_can_be_asked_for(metric: str) -> None:
+    space = build_space({"parameters": {"lr": LR}, "objective": {"metric": metric}})
+    assert build_space(space.to_mapping()).objective.metric == metric
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ({}, "budget.shares.temprature: is no stage of this search; did you mean 'temperature'? "
+             "(its stages: lr, temperature)"),
+        ({"order": "joint"}, "(its stages: joint)"),
+        ({"refine": True}, "(its stages: lr, temperature, refine)"),
+    ],
+)  # fmt: skip
+def test_a_share_of_a_stage_that_the_search_does_not_have_is_refused(space: dict[str, Any], told: str) -> None:
+    parameters = {"lr": LR, "temperature": {"type": "uniform", "low": 0.05, "high": 0.5}}
+    assert told in refusal({"parameters": parameters, "budget": {"shares": {"temprature": 2}}, **space})
+
+
+def test_the_shares_extend_and_refine_survive_the_mapping() -> None:
+    values = {
+        "parameters": {"lr": LR, "temperature": {"type": "uniform", "low": 0.05, "high": 0.5, "default": 0.2}},
+        "budget": {"trials": 9, "hours": 1.5, "gpu_hours": 2, "shares": {"lr": 2, "refine": 0.5}},
+        "extend": True,
+        "refine": True,
+    }
+    space = build_space(values)
+    assert space.extend and space.refine
+    assert space.budget.shares == {"lr": 2, "refine": 0.5}
+    assert build_space(space.to_mapping()) == space
 
 
 def test_several_faults_are_told_in_one_message() -> None:
@@ -301,3 +364,126 @@ def test_bounds_are_accepted_in_one_order_only(one: float, other: float) -> None
 
     assert accepts(one, other) == (one < other)
     assert accepts(other, one) == (other < one)
+
+
+# The part of a range around a value
+
+
+def some_value(parameter: Parameter, data: st.DataObject) -> Any:
+    """A value that a trial may have."""
+    seed = data.draw(st.integers(0, 999))
+    ends = [value for _, value in parameter.extremes()] if parameter.step is None else []
+    return data.draw(st.sampled_from([*(spread_points({"x": parameter}, 3, seed)[i]["x"] for i in range(3)), *ends]))
+
+
+@given(ranges(fractions_in_steps=False), st.floats(0.05, 1), st.data())
+def test_a_narrowed_range_lies_in_the_old_one_and_holds_the_value(
+    parameter: Parameter, share: float, data: st.DataObject
+) -> None:
+    value = some_value(parameter, data)
+    narrow = parameter.narrowed(value, share)
+    assert narrow.contains(value)
+    # What a file could hold: built anew it is checked.
+    assert Parameter(**narrow.model_dump()) == narrow
+    assert narrow.type == parameter.type
+    if parameter.type == "choice":
+        values, kept = parameter.values or [], narrow.values or []
+        assert len(kept) <= 3
+        assert kept == values[values.index(kept[0]) :][: len(kept)]
+        return
+    assert parameter.low is not None and parameter.high is not None and narrow.low is not None
+    assert narrow.high is not None
+    assert parameter.low <= narrow.low < narrow.high <= parameter.high
+    # Every value of the narrow range is one of the wide one.
+    assert all(parameter.contains(point["x"]) for point in spread_points({"x": narrow}, 5, 0))
+    if parameter.type == "uniform" and parameter.step is None:
+        assert narrow.high - narrow.low <= share * (parameter.high - parameter.low) + 1e-9 * abs(parameter.high)
+
+
+def test_half_a_range_on_its_own_scale_lies_around_the_value() -> None:
+    narrow = Parameter(type="loguniform", low=1e-5, high=1e-1).narrowed(1e-3, 0.5)
+    assert (narrow.low, narrow.high) == (pytest.approx(1e-4), pytest.approx(1e-2))
+    narrow = Parameter(type="uniform", low=0, high=1).narrowed(0.9, 0.5)
+    assert (narrow.low, narrow.high) == (pytest.approx(0.65), 1)
+    narrow = Parameter(type="int", low=10, high=90, step=10).narrowed(50, 0.5)
+    assert (narrow.low, narrow.high) == (30, 70)
+    assert Parameter(type="choice", values=[8, 16, 32, 64]).narrowed(16).values == [8, 16, 32]
+
+
+@pytest.mark.parametrize("value", [1e-9, 5.0])
+def test_around_a_value_outside_of_it_the_near_end_of_a_range_is_left(value: float) -> None:
+    parameter = Parameter(type="loguniform", low=1e-4, high=1e-1)
+    narrow = parameter.narrowed(value, 0.25)
+    assert narrow.contains(1e-4 if value < 1 else 1e-1)
+    assert not narrow.contains(1e-1 if value < 1 else 1e-4)
+
+
+def test_of_a_choice_without_the_value_the_nearest_and_its_neighbours_are_left() -> None:
+    # A learning rate that was scaled with the batch size.
+    assert Parameter(type="choice", values=[1e-4, 1e-3, 1e-2, 1e-1]).narrowed(0.02).values == [1e-3, 1e-2, 1e-1]
+
+
+@pytest.mark.parametrize("parameter", [
+    Parameter(type="loguniform", low=1e-6, high=1e-4, default=1e-5),
+    Parameter(type="choice", values=["sgd", "adamw"], default="sgd"),
+    Parameter(type="int", low=2, high=9),
+])  # fmt: skip
+def test_around_nothing_the_whole_range_is_left_and_its_default_was_tried(parameter: Parameter) -> None:
+    # No trial was valid, or the configuration leaves the key open.
+    assert parameter.narrowed(None) == parameter.model_copy(update={"default": None})
+
+
+# Values that can be counted
+
+
+@given(ranges(fractions_in_steps=False))
+def test_a_grid_is_all_of_a_range(parameter: Parameter) -> None:
+    grid = parameter.grid
+    if grid is None:
+        assert (
+            parameter.type in ("uniform", "loguniform") or (parameter.high or 0) - (parameter.low or 0) >= LONGEST_GRID
+        )
+        return
+    assert all(parameter.contains(value) for value in grid)
+    points = [point["x"] for point in spread_points({"x": parameter}, 3 * len(grid), 0)]
+    if parameter.type != "logint":  # where rounding makes the small ones rare
+        assert {round(value, 9) if isinstance(value, float) else value for value in points} == {
+            round(value, 9) if isinstance(value, float) else value for value in grid
+        }
+    bounds = parameter.bounds
+    assert bounds is None or all(bounds[0] <= value <= bounds[1] for value in grid if isinstance(value, int | float))
+
+
+@pytest.mark.parametrize(("low", "step", "count"), [(0.1, 0.1, 7), (0.05, 0.05, 9), (0.0, 0.15, 21), (0.2, 0.07, 8)])
+def test_steps_of_fractions_are_the_values_as_they_are_written(low: float, step: float, count: int) -> None:
+    written = [round(low + i * step, 2) for i in range(count)]
+    parameter = Parameter(type="uniform", low=low, high=written[-1], step=step)
+    assert parameter.grid == written
+    assert {point["x"] for point in spread_points({"x": parameter}, 3 * count, 0)} == set(written)
+    assert all(parameter.contains(value) for value in written)
+
+
+def test_an_exhaustive_grid_has_five_points_a_range_and_every_value_of_a_choice() -> None:
+    parameters = {
+        "lr": LR,
+        "batch_size": {"type": "choice", "values": [16, 32, 64, 128, 256, 512]},
+        "temperature": {"type": "uniform", "low": 0.1, "high": 0.3, "step": 0.1},
+        "projection_dim": {"type": "int", "low": 16, "high": 256},
+    }
+    assert build_space({"parameters": parameters}).grid_size() == 5 * 6 * 3 * 5
+    assert build_space({"parameters": parameters}).grid_size(2) == 2 * 6 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("parameter", "bounds"),
+    [
+        (Parameter(type="uniform", low=0.1, high=0.5), (0.1, 0.5)),
+        (Parameter(type="choice", values=[64, 16, 32]), (16, 64)),
+        (Parameter(type="choice", values=[64]), None),
+        (Parameter(type="choice", values=[64, None]), None),
+        (Parameter(type="choice", values=["a", "b"]), None),
+        (Parameter(type="choice", values=[True, False]), None),
+    ],
+)
+def test_numbers_have_bounds(parameter: Parameter, bounds: tuple[float, float] | None) -> None:
+    assert parameter.bounds == bounds

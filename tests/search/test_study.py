@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from phenoscape_tune.errors import UserError
@@ -26,6 +27,7 @@ from phenoscape_tune.search.study import (
     RUNNING,
     Study,
     TrialRecord,
+    _JournalLock,
     confirm_stage,
 )
 
@@ -44,10 +46,15 @@ def open_study(folder: Path, stage: Stage = LR, taken_over: TrialRecord | None =
     return study
 
 
+def storage(folder: Path) -> JournalStorage:
+    """The journal as Optuna itself opens it; under our lock, as its own would wait 30 s for ours to go."""
+    journal = folder / "study.journal"
+    return JournalStorage(JournalFileBackend(str(journal), lock_obj=_JournalLock(journal)))  # type: ignore[arg-type]
+
+
 def stored(folder: Path, stage: Stage = LR) -> list[FrozenTrial]:
     """What the journal holds, as Optuna itself reads it."""
-    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
-    return optuna.load_study(study_name=stage.study_name, storage=storage).get_trials()
+    return optuna.load_study(study_name=stage.study_name, storage=storage(folder)).get_trials()
 
 
 def report_all(study: Study, record: TrialRecord, values: list[float]) -> TrialRecord:
@@ -87,14 +94,47 @@ def test_a_pruned_trial_is_pruned_with_its_intermediate_values(tmp_path: Path) -
     assert trial.intermediate_values == {1: 0.2, 2: 0.1}
 
 
+@pytest.mark.parametrize(("status", "constraint"), [(FAILED, "training"), (INFEASIBLE, "memory")])
+@pytest.mark.parametrize("curve", [[], [0.2]])
+def test_a_trial_that_cannot_be_judged_is_a_violated_constraint_and_no_score(
+    status: str, constraint: str, curve: list[float], tmp_path: Path
+) -> None:
+    study = open_study(tmp_path, BATCH)
+    record = study.tell(report_all(study, study.ask(BATCH, {}), curve), status, "why")
+    assert (record.status, record.reason, record.curve) == (status, "why", tuple(curve))
+    (trial,) = stored(tmp_path, BATCH)
+    # Of one in Optuna's state FAIL the samplers would learn nothing.
+    assert trial.state == TrialState.PRUNED
+    assert trial.constraints == {constraint: 1.0}
+    assert open_study(tmp_path, BATCH).trials(BATCH) == [record]
+
+
 @pytest.mark.parametrize("status", [FAILED, INFEASIBLE])
-def test_a_trial_that_cannot_be_judged_has_failed_without_a_value(status: str, tmp_path: Path) -> None:
-    study = open_study(tmp_path)
-    record = study.tell(report_all(study, study.ask(LR, {}), [0.2]), status, "diverged at epoch 2")
-    assert (record.status, record.reason) == (status, "diverged at epoch 2")
-    (trial,) = stored(tmp_path)
-    assert trial.state == TrialState.FAIL
-    assert trial.value is None
+@pytest.mark.parametrize("upwards", [True, False])
+def test_the_sampler_keeps_away_from_what_could_not_be_judged(status: str, upwards: bool, tmp_path: Path) -> None:
+    stage = Stage(1, "temperature", ("temperature",), 24)
+    study = Study(tmp_path / "study.journal", PARAMETERS, 0, upwards)
+    study.open_stage(stage, None)
+    for _ in range(stage.trials):
+        record = study.ask(stage, {})
+        away = abs(record.values["temperature"] - 0.2)
+        if record.values["temperature"] > 0.3:
+            study.tell(record, status, "why")
+        else:
+            study.tell(study.report(record, {"epoch": 1, "objective": -away if upwards else away}), COMPLETED)
+    # At random it would be five of the last twelve; told as a failure all of them, as nothing is known there.
+    assert sum(record.values["temperature"] > 0.3 for record in study.trials(stage)[12:]) <= 2
+
+
+@pytest.mark.parametrize("upwards", [True, False])
+def test_the_direction_of_the_study_is_the_objectives(upwards: bool, tmp_path: Path) -> None:
+    study = Study(tmp_path / "study.journal", PARAMETERS, 0, upwards)
+    study.open_stage(LR, None)
+    for value in (0.4, 0.6, 0.5):
+        study.tell(report_all(study, study.ask(LR, {}), [value]), COMPLETED)
+    found = optuna.load_study(study_name=LR.study_name, storage=storage(tmp_path))
+    assert found.direction == (StudyDirection.MAXIMIZE if upwards else StudyDirection.MINIMIZE)
+    assert found.best_trial.number == (1 if upwards else 0)
 
 
 def test_a_trial_may_end_before_its_first_epoch(tmp_path: Path) -> None:
@@ -229,8 +269,8 @@ def test_a_running_trial_goes_on_after_reopening(tmp_path: Path) -> None:
 def test_a_trial_cut_off_before_it_had_a_name_is_failed_and_not_counted(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     study.ask(LR, {})
-    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
-    storage.create_new_trial(storage.get_study_id_from_name(LR.study_name))
+    opened = storage(tmp_path)
+    opened.create_new_trial(opened.get_study_id_from_name(LR.study_name))
     assert [trial.state for trial in stored(tmp_path)] == [TrialState.RUNNING, TrialState.RUNNING]
     again = open_study(tmp_path)
     assert [trial.state for trial in stored(tmp_path)] == [TrialState.RUNNING, TrialState.FAIL]
@@ -257,6 +297,19 @@ def test_a_stop_anywhere_while_a_trial_is_asked_for_loses_no_trial(data: st.Data
             records.append(again.ask(LR, {}))
         # Asked for again it is the same trial.
         assert records[2] == asked
+
+
+@pytest.mark.parametrize("lines", [1, 2, 3])
+def test_a_value_whose_trial_was_cut_off_is_tried_all_the_same(lines: int, tmp_path: Path) -> None:
+    study = open_study(tmp_path, BATCH)
+    before = (tmp_path / "study.journal").read_bytes()
+    asked = study.ask(BATCH, {})
+    written = (tmp_path / "study.journal").read_bytes()[len(before) :].splitlines(keepends=True)
+    (tmp_path / "study.journal").write_bytes(before + b"".join(written[:lines]))
+    again = open_study(tmp_path, BATCH)
+    values = [again.ask(BATCH, {}).values["batch_size"] for _ in range(3)]
+    assert values[0] == asked.values["batch_size"]
+    assert sorted(values) == [16, 32, 64]
 
 
 def test_a_journal_whose_last_line_was_cut_off_opens_and_goes_on(tmp_path: Path) -> None:
