@@ -71,7 +71,8 @@ def test_ray_is_imported_in_two_rooms_only(path: Path) -> None:
 
 
 def test_every_test_file_has_its_counterpart() -> None:
-    alone = {"test_imports", "test_shipped", "test_docs"}
+    # The conductor under a budget of time fills a file of its own.
+    alone = {"test_imports", "test_shipped", "test_docs", "test_conductor_time"}
     for path in Path(__file__).parent.rglob("test_*.py"):
         if path.stem not in alone:
             counterpart = (

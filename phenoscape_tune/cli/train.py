@@ -27,7 +27,7 @@ from phenoscape_tune.config import TrainConfig, build_config, load_config, merge
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.yaml_file import dump_mapping
 
-RUN_FILES = ("config.yaml", "checkpoints", "logs", "test_predictions.csv")
+RUN_FILES = ("config.yaml", "checkpoints", "logs", "test_scores.csv")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,10 +105,12 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
     if not quiet:
         print("loading torch ...", file=sys.stderr, flush=True)
+    from phenoscape_tune.evaluate.objective import choose_metric
     from phenoscape_tune.model import check_backbone
     from phenoscape_tune.training.device import default_device
     from phenoscape_tune.training.launch import launch
-    from phenoscape_tune.training.loop import Diverged, RunOptions
+    from phenoscape_tune.training.memory import OutOfMemory
+    from phenoscape_tune.training.run import Diverged, RunOptions
 
     check_backbone(config.backbone)
     default_device(config)
@@ -123,13 +125,18 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
         advice = f"the loss is no longer a number; try a smaller lr (it was {config.lr:g})"
         print(f"error: {error}: {advice}", file=sys.stderr)
         return OTHER_FAULT
+    except OutOfMemory as error:
+        print(f"error: {error}", file=sys.stderr)
+        return OTHER_FAULT
     except KeyboardInterrupt:
         again = f"go on with:\n  python scripts/train.py --resume {last}" if last.is_file() else "no epoch was finished"
         print(f"\ninterrupted; {again}", file=sys.stderr)
         return INTERRUPTED
     final = rows[-1]
-    accuracy = f", kNN balanced accuracy {final['objective']:.3f}" if "objective" in final else ""
-    print(f"\ntrained {final['epoch']} epochs: validation loss {final['val_loss']:.3f}{accuracy}")
+    title = choose_metric("auto", parts.labels is not None, parts.few_labels).title
+    print(
+        f"\ntrained {final['epoch']} epochs: validation loss {final['val_loss']:.3f}, {title} {final['objective']:.3f}"
+    )
     print(f"weights   {folder / 'checkpoints' / 'best.ckpt'}\nlook      tensorboard --logdir {folder}")
     return DONE
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,21 +28,23 @@ from phenoscape_tune.cli.common import (
     warn,
     warn_of_advice,
 )
-from phenoscape_tune.config import TrainConfig, build_config, parse_overrides, unsupported_keys
+from phenoscape_tune.cli.saved_search import (
+    SEARCH_FILE,
+    SEARCH_FILES,
+    read_search,
+    resume_command,
+    saved_plan,
+    write_search,
+)
+from phenoscape_tune.config import TrainConfig, build_config, flatten, parse_overrides, unsupported_keys
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.space import SearchSpace, build_space, load_space
-from phenoscape_tune.yaml_file import dump_mapping, load_mapping
+from phenoscape_tune.search.space import SearchSpace, build_space, load_space, share_faults
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.parts import Parts
     from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.plan import Plan
-
-SEARCH_FILE = "search.yaml"
-SEARCH_FILES = (
-    *(SEARCH_FILE, "study.journal", "study.journal.lock", ".search.lock", "leaderboard.csv", "best.yaml"),
-    *("summary.json", "trials", "logs", "best"),
-)
+    from phenoscape_tune.search.study import TrialRecord
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,15 +62,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--trials", type=_positive, metavar="N", help="trials to start, confirmations not counted")
     parser.add_argument("--max-epochs", type=_positive, metavar="N", help="length of a trial")
-    parser.add_argument("--hours", type=float, metavar="H", help="wall time (comes with a later version)")
-    parser.add_argument("--gpu-hours", type=float, metavar="H", help="device time (comes with a later version)")
+    parser.add_argument("--hours", type=_time, metavar="H", help="wall time, confirmation included")
+    parser.add_argument("--gpu-hours", type=_time, metavar="H", help="time of all GPUs together")
     parser.add_argument("--concurrent", type=_positive, metavar="N", help="trials side by side")
     parser.add_argument("--no-confirm", action="store_true", help="do not repeat the best trials with fresh seeds")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the search and of training")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with a search that was interrupted")
     again.add_argument("--overwrite", action="store_true", help="delete an earlier search of the same name")
-    parser.add_argument("--warm-start", metavar="DIR", help="learn from an earlier search (comes with a later version)")
+    parser.add_argument("--warm-start", metavar="DIR", help="learn from the trials of an earlier search")
     parser.add_argument("--address", metavar="HOST:PORT", help="run on a Ray cluster (comes with a later version)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument("--doctor", action="store_true", help="check the installation (comes with a later version)")
@@ -85,6 +87,16 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _time(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < float("inf"):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of hours above 0")
+    return hours
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     return run_command(_tune, argv)
@@ -92,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tune(argv: Sequence[str]) -> int:
     args = build_parser().parse_intermixed_args(argv)
-    for flag in ("hours", "gpu_hours", "warm_start", "address", "doctor"):
+    for flag in ("address", "doctor"):
         if getattr(args, flag) is not None and getattr(args, flag) is not False:
             raise UserError(f"--{flag.replace('_', '-')}: does nothing in this version yet; leave it out")
     folder = search_folder(args)
@@ -101,45 +113,47 @@ def _tune(argv: Sequence[str]) -> int:
     space, base, max_epochs = resolve_search(args)
     if args.dry_run:
         return _dry_run(args, space, base, max_epochs, folder)
-    from phenoscape_tune.search.plan import make_plan
-
     check_supported(base, args.config or "command line")
     warn_of_advice(base, args.quiet)
-    check_folder(folder, SEARCH_FILES, args.overwrite, f"go on with it by '{_resume_command(folder)}'")
-    plan = make_plan(space, ensure_data(base), max_epochs, folder)
-    parts = _check_data(plan, args.quiet)
-    devices = _start_devices(args, plan, parts)
+    check_folder(folder, SEARCH_FILES, args.overwrite, f"go on with it by '{resume_command(folder)}'")
+    plan, parts = _look_at_data(space, ensure_data(base), max_epochs, folder, args.quiet)
+    warm = _read_earlier(args, plan, parts)
+    devices = _start_devices(args, plan)
+    plan = _measure_batch_sizes(plan, parts, devices, args.quiet)
+    _show_plan(args, plan, parts, devices)
     # Only now, with all that the user wrote checked, may an earlier result be deleted.
     if folder.is_dir():
         with _one_at_a_time(folder):
             prepare_folder(folder, SEARCH_FILES)
     else:
         prepare_folder(folder, SEARCH_FILES)
-    _write_search(plan, parts)
+    write_search(plan, parts)
     with _one_at_a_time(folder):
-        return _run(args, open_conductor(plan), devices)
+        return _run(args, plan, devices, warm)
 
 
 def _resume(args: argparse.Namespace, folder: Path) -> int:
-    from phenoscape_tune.search.plan import make_plan
-
-    saved = _read_search(folder)
+    saved = read_search(folder)
+    if args.warm_start:
+        raise UserError("--warm-start: the search has begun; earlier trials can only be told to a new one")
     _refuse_changes(args, saved, folder)
     space, base = build_space(saved["space"], str(folder / SEARCH_FILE)), build_config(saved["config"], SEARCH_FILE)
     if args.dry_run:
         return _dry_run(args, space, base, int(saved["max_epochs"]), folder)
-    plan = make_plan(space, base, int(saved["max_epochs"]), folder)
     with _one_at_a_time(folder):
+        plan = saved_plan(folder, saved)
         conductor = open_conductor(plan)
         if conductor.settle():
             return _finish(conductor)
-        parts = _check_data(plan, args.quiet)
+        _, parts = _look_at_data(space, base, int(saved["max_epochs"]), folder, args.quiet)
         if parts.fingerprint != saved["data"]:
             raise UserError(
                 f"{base.data_dir}: holds other images, classes or parts than when the search in {folder} was started, "
                 "so its trials cannot be compared with new ones; start a new search (--name or --overwrite)"
             )
-        return _run(args, conductor, _start_devices(args, plan, parts))
+        devices = _start_devices(args, plan)
+        _show_plan(args, plan, parts, devices)
+        return _run(args, plan, devices)
 
 
 @contextmanager
@@ -190,15 +204,17 @@ def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, 
         raise UserError("\n".join(faults))
     if args.seed is not None:
         config = build_config({**config.to_mapping(), "seed": args.seed}, "--seed")
-    budget = space.budget.model_copy(update={"trials": args.trials} if args.trials else {})
-    if budget.hours or budget.gpu_hours:
-        raise UserError(f"{args.space}: budget.hours and budget.gpu_hours do nothing in this version yet; use trials")
+    flags = {"trials": args.trials, "hours": args.hours, "gpu_hours": args.gpu_hours}
+    budget = space.budget.model_copy(update={key: value for key, value in flags.items() if value is not None})
     changes: dict[str, Any] = {"budget": budget, "order": args.order or space.order}
     if args.no_confirm:
         changes["confirm"] = None
     # key=value beats the space file's budget, a flag beats both.
     length = args.max_epochs or overrides.get("max_epochs") or budget.max_epochs or config.max_epochs
-    return space.model_copy(update=changes), config, int(length)
+    space = space.model_copy(update=changes)
+    if faults := share_faults(space):  # of the order that a flag chose
+        raise UserError("\n".join(f"{args.space}: {fault}" for fault in faults))
+    return space, config, int(length)
 
 
 def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> int:
@@ -223,21 +239,49 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
     return DONE
 
 
-def _check_data(plan: Plan, quiet: bool) -> Parts:
+def _look_at_data(
+    space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path, quiet: bool
+) -> tuple[Plan, Parts]:
     """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files."""
-    from phenoscape_tune.data.parts import open_parts
+    from phenoscape_tune.data.parts import FEW_A_CLASS, open_parts
     from phenoscape_tune.evaluate.objective import choose_metric
+    from phenoscape_tune.search.plan import make_plan
 
-    parts = open_parts(plan.base, None if quiet else pack_progress, lambda line: warn([line]))
-    choose_metric(plan.space.objective.metric, parts.labels is not None)
-    batch = plan.space.parameters.get("batch_size")
+    # The budget is checked before the images, which may be many.
+    make_plan(space, base, max_epochs, folder)
+    parts = open_parts(base, None if quiet else pack_progress, lambda line: warn([line]))
+    metric = choose_metric(space.objective.metric, parts.labels is not None, parts.few_labels)
+    if metric.name == "probe_accuracy" and parts.partly_labelled and not len(parts.labelled(parts.split.val)):
+        raise UserError(
+            f"objective.metric: probe_accuracy: no image of the validation part is labelled in {base.labels}; label "
+            "three images of each class or more, or write metric: knn_accuracy"
+        )
+    if parts.few_labels and space.objective.metric == "auto":
+        told = (
+            f"objective: {metric.title}: below {FEW_A_CLASS} labelled images a class labels ranked trials less surely "
+        )
+        warn([f"{told}when measured (docs/objectives.md); to use them all the same, write metric: knn_accuracy"])
+    batch = space.parameters.get("batch_size")
     largest = max((int(v) for _, v in batch.extremes() if v is not None), default=0) if batch else 0
     if largest > len(parts.split.train):
         raise UserError(
-            f"parameters.batch_size: {largest} is larger than the training part of {plan.base.data_dir} "
+            f"parameters.batch_size: {largest} is larger than the training part of {base.data_dir} "
             f"({len(parts.split.train)} images); lower the range, or add images"
         )
-    return parts
+    return make_plan(space, base, max_epochs, folder, metric), parts
+
+
+def _read_earlier(args: argparse.Namespace, plan: Plan, parts: Parts) -> list[TrialRecord]:
+    """The trials of `--warm-start`."""
+    if not args.warm_start:
+        return []
+    from phenoscape_tune.search.warm_start import read_earlier
+
+    earlier = Path(args.warm_start).expanduser().absolute()
+    records = read_earlier(earlier, read_search(earlier), plan, parts.fingerprint)
+    if not args.quiet:
+        print(f"warm start: {len(records)} trials of {earlier} fit this space", flush=True)
+    return records
 
 
 @dataclass(frozen=True)
@@ -247,14 +291,15 @@ class Devices:
     concurrent: int
     cpus: int
     gpus: float
+    total_gpus: int
+    since: float  # when the command began to use them, by the monotonic clock
 
 
-def _start_devices(args: argparse.Namespace, plan: Plan, parts: Parts) -> Devices:
-    """Start Ray, print the plan, and build the network once. Raises UserError where it cannot run as asked."""
-    from phenoscape_tune.search.display import describe_plan
+def _start_devices(args: argparse.Namespace, plan: Plan) -> Devices:
+    """Start Ray, and build the network once. Raises UserError where it cannot run as asked."""
     from phenoscape_tune.search.plan import share_devices
 
-    cpus = available_cpus()
+    since, cpus = time.monotonic(), available_cpus()
     share_devices(cpus, 0, args.concurrent)  # refused before Ray takes its ten seconds
     if not args.quiet:
         print("starting Ray ...", file=sys.stderr, flush=True)
@@ -262,27 +307,63 @@ def _start_devices(args: argparse.Namespace, plan: Plan, parts: Parts) -> Device
 
     start_ray(cpus, args.verbose)
     gpus = 0 if plan.base.accelerator == "cpu" else count_gpus()
-    devices = Devices(*share_devices(cpus, gpus, args.concurrent))
-    if not args.quiet:
-        print("\n".join(describe_plan(plan, _devices(gpus), parts.describe(), devices.concurrent)), flush=True)
+    if plan.space.budget.gpu_hours and not gpus:
+        raise UserError("budget.gpu_hours: no GPU is used here, so no time of one is ever spent; write hours")
+    devices = Devices(*share_devices(cpus, gpus, args.concurrent), total_gpus=gpus, since=since)
     check_on_worker(plan.base, devices.gpus)
     return devices
 
 
-def open_conductor(plan: Plan) -> Conductor:
-    """The conductor of a search, as far as its journal knows."""
+def _measure_batch_sizes(plan: Plan, parts: Parts, devices: Devices, quiet: bool) -> Plan:
+    """The plan with what the device holds and how fast it is at each batch size, where the batch size is searched.
+
+    Measured before the trials, which would share the device with it.
+    """
+    batch = plan.space.parameters.get("batch_size")
+    bounds = None if batch is None else batch.bounds
+    if bounds is None:
+        return plan
+    from phenoscape_tune.search.runner import measure_on_worker
+
+    if not quiet:
+        print("measuring batch sizes ...", file=sys.stderr, flush=True)
+    up_to = min(int(bounds[1]), len(parts.split.train))
+    return replace(
+        plan,
+        capacity=measure_on_worker(plan.base, parts.channels, up_to, devices.cpus, devices.gpus, devices.concurrent),
+    )
+
+
+def _show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devices) -> None:
+    from phenoscape_tune.search.display import describe_plan
+
+    if not args.quiet:
+        lines = describe_plan(plan, _devices(devices.total_gpus), parts.describe(), devices.concurrent)
+        print("\n".join(lines), flush=True)
+
+
+def open_conductor(plan: Plan, devices: Devices | None = None, warm: Sequence[TrialRecord] = ()) -> Conductor:
+    """The conductor of a search, as far as its journal knows; without devices it can tell, but not go on."""
     from phenoscape_tune.search.conductor import Conductor
-    from phenoscape_tune.search.study import Study
+    from phenoscape_tune.search.spending import Spending
+    from phenoscape_tune.search.study import Study, read_trials
 
-    return Conductor(plan, Study(plan.folder / "study.journal", plan.space.parameters, plan.seed))
+    journal, spending = plan.folder / "study.journal", None
+    if devices is not None:
+        # Starting Ray and measuring belong to the time of a search, and so do its earlier parts.
+        earlier = max((trial.elapsed for trial in read_trials(journal)), default=0.0) if journal.exists() else 0.0
+        before = earlier + time.monotonic() - devices.since
+        spending = Spending(plan.space.budget, devices.concurrent, devices.gpus, before)
+    study = Study(journal, plan.space.parameters, plan.seed, plan.objective.higher_is_better)
+    return Conductor(plan, study, warm=warm, spending=spending)
 
 
-def _run(args: argparse.Namespace, conductor: Conductor, devices: Devices) -> int:
+def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[TrialRecord] = ()) -> int:
     from phenoscape_tune.search.display import Display
     from phenoscape_tune.search.runner import run_search
     from phenoscape_tune.search.tensorboard import write_experiment
 
-    conductor.gpus_per_trial = devices.gpus
+    conductor = open_conductor(plan, devices, warm)
     try:
         write_experiment(conductor.plan)
         with Display(conductor, args.quiet, devices.concurrent) as display:
@@ -290,7 +371,7 @@ def _run(args: argparse.Namespace, conductor: Conductor, devices: Devices) -> in
     except KeyboardInterrupt:
         ended = False
     if not ended:
-        print(f"\ninterrupted; everything reported is kept. Go on with:\n  {_resume_command(conductor.plan.folder)}")
+        print(f"\ninterrupted; everything reported is kept. Go on with:\n  {resume_command(conductor.plan.folder)}")
         return INTERRUPTED
     return _finish(conductor)
 
@@ -298,6 +379,8 @@ def _run(args: argparse.Namespace, conductor: Conductor, devices: Devices) -> in
 def _finish(conductor: Conductor) -> int:
     from phenoscape_tune.search.display import describe_outcome
     from phenoscape_tune.search.report import decide, write_best, write_leaderboard, write_summary
+    from phenoscape_tune.search.report_page import write_report
+    from phenoscape_tune.search.tensorboard import write_pictures
 
     outcome = decide(conductor)
     folder = conductor.plan.folder
@@ -307,8 +390,10 @@ def _finish(conductor: Conductor) -> int:
         if outcome is not None:
             write_best(conductor.plan, outcome)
         write_leaderboard(conductor)
+        write_report(conductor, outcome)
+        write_pictures(conductor, outcome)
         write_summary(conductor, outcome)
-    print("\n".join(["", *describe_outcome(conductor.plan, outcome, best)]))
+    print("\n".join(["", *describe_outcome(conductor, outcome, best)]))
     return DONE if outcome else OTHER_FAULT
 
 
@@ -329,42 +414,17 @@ def _visible_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def _write_search(plan: Plan, parts: Parts) -> None:
-    from phenoscape_tune.files import write_whole
-    from phenoscape_tune.search.report import versions
-
-    content = {
-        "seed": plan.seed,
-        "max_epochs": plan.rungs.max_epochs,
-        "data": parts.fingerprint,
-        "space": plan.space.to_mapping(),
-        "config": plan.base.to_mapping(),
-        "versions": versions(),
-    }
-    write_whole(plan.folder / SEARCH_FILE, dump_mapping(content))
-
-
-def _read_search(folder: Path) -> dict[str, Any]:
-    if not (folder / SEARCH_FILE).is_file():
-        raise UserError(f"{folder}: holds no {SEARCH_FILE}, so there is no search to resume; leave out --resume")
-    saved = load_mapping(folder / SEARCH_FILE)
-    missing = [key for key in ("seed", "max_epochs", "data", "space", "config") if key not in saved]
-    if missing:
-        raise UserError(f"{folder / SEARCH_FILE}: lacks {', '.join(missing)}; it cannot be resumed, start a new search")
-    return saved
-
-
 def _refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: Path) -> None:
     """Raise UserError, naming the differences, where what is asked for now is not what the search was started with."""
-    values = (args.config, args.trials, args.max_epochs, args.order, args.seed)
+    values = (args.config, args.trials, args.max_epochs, args.order, args.seed, args.hours, args.gpu_hours)
     asked = args.overrides or args.no_confirm or any(value is not None for value in values)
     if args.space is None and not asked:
         return
     if args.space is None:
         raise UserError("--resume goes on with the search as it was started: leave out all but --name or --out")
     space, base, max_epochs = resolve_search(args)
-    now = _flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": ensure_data(base).to_mapping()})
-    then = _flatten({key: saved[key] for key in ("max_epochs", "space", "config")})
+    now = flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": ensure_data(base).to_mapping()})
+    then = flatten({key: saved[key] for key in ("max_epochs", "space", "config")})
     different = [
         f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*now, *then})
@@ -376,17 +436,6 @@ def _refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: 
             f"{folder}: was started with another space or configuration:\n  {lines}\n"
             "resume it as it was started (--resume with --name or --out alone), or choose another --name"
         )
-
-
-def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _resume_command(folder: Path) -> str:
-    return f"python scripts/tune.py --resume --out {shlex.quote(str(folder))}"
 
 
 if __name__ == "__main__":

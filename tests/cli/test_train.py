@@ -83,6 +83,22 @@ def test_a_diverged_run_ends_with_advice(birds: Path, tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
+def test_what_does_not_fit_the_memory_is_one_message(
+    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHENOSCAPE_TUNE_OOM_ABOVE", "4")
+    arguments = (f"data_dir={birds}", f"out_dir={tmp_path / 'run'}", *TINY)
+    assert run(*arguments, "micro_batch_size=8") == 1
+    out, err = capsys.readouterr()
+    assert [line for line in err.splitlines() if line.startswith("error: out of memory")]
+    assert "batch_size" in err
+    assert "Traceback" not in out + err
+    # Left to itself it halves what goes through the network at once.
+    assert run(*arguments, "--overwrite") == 0
+    assert "from here on 4 images go through" in (tmp_path / "run" / "logs" / "training.log").read_text()
+
+
+@pytest.mark.slow
 def test_overwriting_deletes_nothing_that_is_not_of_a_run(
     birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

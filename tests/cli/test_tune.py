@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 from PIL import Image
 
 from phenoscape_tune.cli import tune
-from phenoscape_tune.config import load_config
-from phenoscape_tune.yaml_file import load_mapping
+from phenoscape_tune.config import build_config, load_config
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 
 ROOT = Path(__file__).parents[2]
 SPACE = """
@@ -75,7 +77,8 @@ def search(birds: Path, ray_session: None, tmp_path_factory: pytest.TempPathFact
 def test_a_search_leaves_the_contracts_folder(search: tuple[Path, str, list[str]]) -> None:
     folder, _, _ = search
     names = {path.name for path in folder.iterdir()}
-    assert {"search.yaml", "trials", "study.journal", "leaderboard.csv", "best.yaml", "summary.json"} <= names
+    expected = {"search.yaml", "trials", "study.journal", "leaderboard.csv", "best.yaml", "summary.json", "report.html"}
+    assert expected <= names
     listed = rows(folder)
     assert {path.name for path in (folder / "trials").iterdir()} == {row["trial"] for row in listed}
     for row in listed:
@@ -132,6 +135,52 @@ def test_its_journal_opens_in_optuna_with_pruned_and_completed_told_apart(search
                 assert len(trial.intermediate_values) in (2, 4)
     expected = {"completed": "COMPLETE", "pruned": "PRUNED"}
     assert states == {row["trial"]: expected[row["status"]] for row in rows(folder)}
+
+
+@pytest.mark.slow
+def test_optuna_reads_the_study_and_its_importances_are_of_completed_trials(
+    search: tuple[Path, str, list[str]],
+) -> None:
+    folder, _, _ = search
+    journal = str(folder / "study.journal")
+    command = [str(Path(sys.executable).parent / "optuna"), "trials", "--storage", journal, "-f", "json"]
+    command += ["--storage-class", "JournalFileBackend", "--study-name", "1-lr"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    states = [trial["state"] for trial in json.loads(printed)]
+    # The baseline, taken over, and the stage's own.
+    assert states.count("COMPLETE") + states.count("PRUNED") == len(states) == 4
+
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    study = optuna.load_study(study_name="1-lr", storage=JournalStorage(JournalFileBackend(journal)))
+    # A pruned trial has no value, so that no importance takes a first rung's score for a final one.
+    assert all((trial.value is None) == (trial.state.name == "PRUNED") for trial in study.trials)
+    assert optuna.importance.get_param_importances(study).keys() == {"lr"}
+
+
+@pytest.mark.slow
+def test_optuna_dashboard_opens_the_journal(search: tuple[Path, str, list[str]]) -> None:
+    folder, _, _ = search
+    port = 7000 + os.getpid() % 800
+    command = [str(Path(sys.executable).parent / "optuna-dashboard"), str(folder / "study.journal")]
+    process = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        studies: list[dict[str, Any]] = []
+        deadline = time.monotonic() + 90
+        while not studies and time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=5) as answer:
+                    studies = json.load(answer)["study_summaries"]
+            except OSError:
+                time.sleep(0.5)
+        assert {study["study_name"] for study in studies} == {"0-defaults", "1-lr", "2-temperature", "3-confirm"}
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
 
 
 @pytest.mark.slow
@@ -210,12 +259,91 @@ def test_an_existing_search_and_a_changed_one_are_refused(
 
 
 @pytest.mark.slow
+def test_a_new_search_learns_from_an_earlier_one(
+    search: tuple[Path, str, list[str]], birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier, _, _ = search
+    path = tmp_path / "again.yaml"
+    path.write_text(SPACE.replace("confirm: {top_k: 1, seeds: 2}", "confirm: null").replace("trials: 6", "trials: 3"))
+    folder = tmp_path / "again"
+    start = ("--space", path, "--out", folder, "--max-epochs", 4, f"data_dir={birds}", *TINY)
+    assert run(*start, "--warm-start", earlier) == 0
+    assert f"warm start: 5 trials of {earlier} fit this space" in capsys.readouterr().out
+    assert len(rows(folder)) == 3  # what was not run here is no row
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    told = [t for t in optuna.load_study(study_name="1-lr", storage=storage).trials if t.user_attrs.get("warm")]
+    lr_stage = {row["trial"]: float(row["lr"]) for row in rows(earlier) if row["stage"] == "lr"}
+    assert {t.user_attrs["name"].split(":")[1]: pytest.approx(t.params["lr"]) for t in told} == lr_stage
+
+
+def test_a_warm_start_from_what_cannot_be_compared_names_the_differences(
+    birds: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = tmp_path / "earlier"
+    start = ("--space", space, "--out", tmp_path / "x", "--max-epochs", 4, f"data_dir={birds}", *TINY)
+    assert f"{earlier}: holds no search.yaml" in bad(capsys, *start, "--warm-start", earlier)
+    base = build_config({"data_dir": str(birds), "temperature": 0.3})
+    content = {
+        **{"seed": 42, "max_epochs": 9, "data": "another", "metric": "rankme"},
+        **{"space": build_space(load_mapping(space)).to_mapping(), "config": base.to_mapping()},
+    }
+    earlier.mkdir()
+    (earlier / "search.yaml").write_text(dump_mapping(content))
+    error = bad(capsys, *start, "--warm-start", earlier)
+    for told in ("other images, classes or parts", "objective: rankme there, knn_accuracy here",
+                 "max_epochs: 9 there, 4 here", "temperature: 0.3 there, 0.1 here"):  # fmt: skip
+        assert told in error
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+def test_a_search_over_batch_sizes_without_labels(
+    birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "batch.yaml"
+    path.write_text(
+        "parameters:\n  lr: {type: loguniform, low: 1e-4, high: 1e-1}\n"
+        "  batch_size: {type: choice, values: [4, 8, 16]}\n"
+        "budget: {trials: 5, max_epochs: 2}\nconfirm: {top_k: 1, seeds: 2}\n"
+    )
+    flat = tmp_path / "flat"  # without class folders
+    flat.mkdir()
+    for file in birds.glob("*/*.jpg"):
+        shutil.copy(file, flat / f"{file.parent.name}-{file.name}")
+    folder = tmp_path / "batch"
+    assert run("--space", path, "--out", folder, f"data_dir={flat}", *TINY, "batch_size=8", "max_epochs=2") == 0
+    out = capsys.readouterr().out
+    assert "objective: reference contrast (lower is better)" in out
+    assert "batch sizes on this device: 16 images fit at once; images/s by size: 8: " in out
+    for row in rows(folder):
+        if row["stage"] == "batch_size":
+            standing = next(r for r in rows(folder) if r["trial"] == winner_of(folder, "lr"))
+            ratio = float(row["batch_size"]) / float(standing["batch_size"])
+            assert float(row["lr"]) == pytest.approx(min(0.1, float(standing["lr"]) * ratio**0.5))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["objective"] == {"metric": "reference_contrast", "higher_is_better": False}
+    assert set(summary["batch_sizes"]["images_per_second"]) == {"8", "16"}
+    by_objective = sorted((r for r in rows(folder) if r["rank"]), key=lambda row: int(row["rank"]))
+    completed = [float(row["objective"]) for row in by_objective if row["status"] == "completed"]
+    assert completed == sorted(completed)  # the lowest is the best
+
+
+def winner_of(folder: Path, stage: str) -> str:
+    summary = json.loads((folder / "summary.json").read_text())
+    return next(each["winner"] for each in summary["stages"] if each["name"] == stage)
+
+
+@pytest.mark.slow
 def test_a_trial_whose_training_fails_is_told_and_the_search_goes_on(
     birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "wild.yaml"
     path.write_text(
-        "parameters: {lr: {type: choice, values: [0.001, 1.0e+30]}}\n"
+        "parameters: {lr: {type: choice, values: [0.001, 0.002, 1.0e+30]}}\n"
         "budget: {trials: 4, max_epochs: 1}\nconfirm: null\n"
     )
     assert (
@@ -223,7 +351,9 @@ def test_a_trial_whose_training_fails_is_told_and_the_search_goes_on(
         == 0
     )
     statuses = {float(row["lr"]): (row["status"], row["reason"]) for row in rows(tmp_path / "wild")}
-    assert statuses == {0.001: ("completed", ""), 1e30: ("failed", "diverged at epoch 1")}
+    done = ("completed", "")
+    assert statuses == {0.001: done, 0.002: done, 1e30: ("failed", "diverged at epoch 1")}
+    assert len(rows(tmp_path / "wild")) == 3  # no value is tried twice, whatever the budget
     assert "not confirmed" in capsys.readouterr().out
 
 
@@ -403,7 +533,11 @@ def test_wrong_folders_of_images(space: Path, tmp_path: Path, birds: Path, capsy
     assert "0.jpg" in broken
     assert "max_unreadable" in broken
     assert "batch_size: 64 is larger" in bad(capsys, *start, f"data_dir={birds}", "batch_size=64")
-    assert "needs labels" in bad(capsys, *start, f"data_dir={birds / 'crow'}", "batch_size=8")
+    needy = tmp_path / "needy.yaml"
+    needy.write_text(SPACE + "objective: {metric: knn_accuracy}\n")
+    unlabelled = bad(capsys, "--space", needy, "--out", tmp_path / "x", f"data_dir={birds / 'crow'}", "batch_size=8")
+    assert "objective.metric: knn_accuracy needs labels" in unlabelled
+    assert "metric: reference_contrast" in unlabelled
     assert not (tmp_path / "x").exists()
 
 
@@ -420,7 +554,7 @@ def test_wrong_output_folders(space: Path, tmp_path: Path, birds: Path, capsys: 
     assert "data_dir: is empty" in bad(capsys, "--space", space, "data_dir=")
     assert "holds no search.yaml" in bad(capsys, *start, "--out", tmp_path / "precious", "--overwrite")
     assert (tmp_path / "precious" / "thesis.tex").read_text() == "years of work"
-    assert "no search to resume" in bad(capsys, "--resume", "--out", tmp_path / "precious")
+    assert "there is no search in it" in bad(capsys, "--resume", "--out", tmp_path / "precious")
     # A place where not even root can make a folder.
     assert "cannot be written" in bad(capsys, *start, "--out", "/proc/search")
     assert "is not a plain folder name" in bad(capsys, *start, "--name", "a/b")
@@ -430,7 +564,63 @@ def test_a_budget_below_one_trial_a_stage_names_the_least(space: Path, capsys: p
     assert "the least is 3" in bad(capsys, "--space", space, "--dry-run", "--trials", "2")
 
 
-@pytest.mark.parametrize("flag", ["--hours=1", "--gpu-hours=1", "--warm-start=x", "--address=auto", "--doctor"])
+def test_a_confirmation_of_more_trials_than_there_are_shrinks_and_the_plan_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE.replace("top_k: 1", "top_k: 9"))
+    assert run("--space", path, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "confirm.top_k: 5 instead of 9: there are no more searched trials" in out
+    assert "then confirm: the best 5 and the defaults" in out
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "soon"])
+def test_a_budget_of_time_is_a_number_above_zero(space: Path, capsys: pytest.CaptureFixture[str], hours: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("--space", space, f"--hours={hours}")
+    assert ended.value.code == 2
+    assert "is not a number of hours above 0" in capsys.readouterr().err
+
+
+def test_budgets_of_time_are_told_in_the_plan(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--space", space, "--dry-run", "--hours", "1.5", "--gpu-hours", "4") == 0
+    assert "or 1.5 hours or 4 GPU hours, whichever ends first" in capsys.readouterr().out
+
+
+def test_shares_of_stages_that_the_search_does_not_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE.replace("max_epochs: 4", "max_epochs: 4, shares: {temprature: 2}"))
+    error = bad(capsys, "--space", path, "--dry-run")
+    assert "budget.shares.temprature: is no stage of this search; did you mean 'temperature'" in error
+
+
+def test_the_stages_follow_the_documented_order_whatever_the_order_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = load_mapping(ROOT / "search_spaces" / "full.yaml")
+    keys = list(content["parameters"])
+    printed = []
+    for turn in range(len(keys)):
+        content["parameters"] = {key: content["parameters"][key] for key in keys[turn:] + keys[:turn]}
+        path = tmp_path / str(turn) / "full.yaml"
+        path.parent.mkdir()
+        path.write_text(dump_mapping(content))
+        assert run("--space", path, "--dry-run") == 0
+        printed.append(capsys.readouterr().out)
+    assert len(set(printed)) == 1
+    stages = [line.split(";")[0] for line in printed[0].splitlines() if line.startswith("stage")]
+    assert stages == [
+        "stage 0 defaults: none (the configuration as it is)",
+        "stage 1 lr: lr",
+        "stage 2 batch_size: batch_size",
+        "stage 3 lr_recheck: lr",
+        "stage 4 temperature: temperature",
+        "stage 5 augmentation: transforms.cj_strength, transforms.min_scale",
+    ]
+
+
+@pytest.mark.parametrize("flag", ["--address=auto", "--doctor"])
 def test_flags_of_later_versions_are_refused_and_not_ignored(
     space: Path, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:

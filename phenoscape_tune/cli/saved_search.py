@@ -1,0 +1,73 @@
+"""`search.yaml`: all that is needed to run a search again, or to go on with it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phenoscape_tune.config import build_config
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.evaluate.objective import METRICS
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.yaml_file import dump_mapping, load_mapping
+
+if TYPE_CHECKING:
+    from phenoscape_tune.data.parts import Parts
+    from phenoscape_tune.search.plan import Plan
+
+SEARCH_FILE = "search.yaml"
+SEARCH_FILES = (
+    *(SEARCH_FILE, "study.journal", "study.journal.lock", ".search.lock", "leaderboard.csv", "best.yaml"),
+    *("summary.json", "report.html", "trials", "logs", "best"),
+)
+
+
+def write_search(plan: Plan, parts: Parts) -> None:
+    """Write `search.yaml` into the search's folder."""
+    from phenoscape_tune.files import write_whole
+    from phenoscape_tune.search.report import versions
+
+    content = {
+        "seed": plan.seed,
+        "max_epochs": plan.rungs.max_epochs,
+        "data": parts.fingerprint,
+        "metric": plan.objective.name,
+        "batch_sizes": plan.capacity and asdict(plan.capacity),
+        "space": plan.space.to_mapping(),
+        "config": plan.base.to_mapping(),
+        "versions": versions(),
+    }
+    write_whole(plan.folder / SEARCH_FILE, dump_mapping(content))
+
+
+def read_search(folder: Path) -> dict[str, Any]:
+    """`search.yaml` of a folder. Raises UserError where there is none, or where it lacks something."""
+    if not (folder / SEARCH_FILE).is_file():
+        raise UserError(f"{folder}: holds no {SEARCH_FILE}, so there is no search in it; check the folder's name")
+    saved = load_mapping(folder / SEARCH_FILE)
+    missing = [key for key in ("seed", "max_epochs", "data", "metric", "space", "config") if key not in saved]
+    if missing:
+        raise UserError(f"{folder / SEARCH_FILE}: lacks {', '.join(missing)}; it cannot be resumed, start a new search")
+    if saved["metric"] not in METRICS:
+        raise UserError(f"{folder / SEARCH_FILE}: metric: {saved['metric']} is unknown; start a new search")
+    return saved
+
+
+def saved_plan(folder: Path, saved: Mapping[str, Any]) -> Plan:
+    """The plan of a search as it was started."""
+    from phenoscape_tune.search.plan import make_plan
+    from phenoscape_tune.training.capacity import Capacity
+
+    space = build_space(saved["space"], str(folder / SEARCH_FILE))
+    base = build_config(saved["config"], str(folder / SEARCH_FILE))
+    plan = make_plan(space, base, int(saved["max_epochs"]), folder, METRICS[saved["metric"]])
+    measured = saved.get("batch_sizes")
+    return replace(plan, capacity=Capacity(**measured)) if measured else plan
+
+
+def resume_command(folder: Path) -> str:
+    """The command that goes on with a search."""
+    return f"python scripts/tune.py --resume --out {shlex.quote(str(folder))}"
