@@ -1,0 +1,145 @@
+"""Take the pictures of the documents: a search's report.html and TensorBoard's HPARAMS tab, by headless Chromium.
+
+python docs/take_screenshots.py outputs/demo docs/pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+MOST_BYTES = 200_000
+TENSORBOARD_SECONDS = 90.0
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--virtual-time-budget=20000",
+)
+# What a screenshot of one stage shows of the page.
+ONE_STAGE = "<style>body > header, .stage:not(#{stage}), h2, section:not(#stages) {{ display: none }}</style></body>"
+
+
+class Failure(Exception):
+    """Why no pictures could be taken; shown without a traceback."""
+
+
+def find_browser() -> str:
+    """The path of Chromium. Raises Failure where there is none."""
+    for name in BROWSERS:
+        if path := shutil.which(name):
+            return path
+    raise Failure(f"no Chromium here (looked for {', '.join(BROWSERS)}); install it, or take the pictures by hand")
+
+
+def take(browser: str, url: str, size: tuple[int, int], picture: Path) -> None:
+    """Write what a window of `size` shows of a page as a small PNG."""
+    with tempfile.TemporaryDirectory(prefix="screenshots-") as scratch:
+        raw = Path(scratch) / "raw.png"
+        command = [browser, *FLAGS, f"--user-data-dir={scratch}/profile", f"--window-size={size[0]},{size[1]}"]
+        ended = subprocess.run([*command, f"--screenshot={raw}", url], capture_output=True, timeout=300, check=False)
+        if not raw.is_file():
+            last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise Failure(f"{browser} took no picture of {url}: {''.join(last)}")
+        picture.write_bytes(shrink(raw.read_bytes()))
+    print(f"{picture}: {picture.stat().st_size // 1000} kB")
+
+
+def shrink(png: bytes) -> bytes:
+    """A PNG of at most MOST_BYTES: of fewer colours, and if need be smaller."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    while True:
+        for colours in (256, 128, 64, 32):
+            file = io.BytesIO()
+            image.quantize(colours, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+            if file.tell() <= MOST_BYTES:
+                return file.getvalue()
+        image = image.resize((image.width * 4 // 5, image.height * 4 // 5), Image.Resampling.LANCZOS)
+
+
+@contextmanager
+def tensorboard(folder: Path) -> Iterator[str]:
+    """A TensorBoard of a search's folder, by its address; ended on leaving. Raises Failure where it does not answer."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1"]
+    server = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL
+    )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        deadline = time.monotonic() + TENSORBOARD_SECONDS
+        while not _answers(f"{address}/data/runs"):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise Failure(f"TensorBoard did not answer at {address}; try: {' '.join(command)}")
+            time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _answers(url: str) -> bool:
+    """Whether TensorBoard answers, and has read its first runs."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.read().strip() != b"[]")
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def take_all(folder: Path, pictures: Path, stage: int) -> None:
+    """Take all pictures of a finished search. Raises Failure where something is missing."""
+    browser = find_browser()
+    report = folder / "report.html"
+    if not report.is_file():
+        raise Failure(f"{folder}: holds no report.html; give the folder of a finished search")
+    pictures.mkdir(parents=True, exist_ok=True)
+    take(browser, report.resolve().as_uri(), (1280, 1560), pictures / "report.png")
+    page = report.read_text(encoding="utf-8")
+    if f'id="stage-{stage}"' not in page:
+        raise Failure(f"{report}: has no stage {stage}; give another by --stage")
+    with tempfile.TemporaryDirectory(prefix="screenshots-") as scratch:
+        alone = Path(scratch) / "stage.html"
+        head, _, tail = page.rpartition("</body>")
+        alone.write_text(head + ONE_STAGE.format(stage=f"stage-{stage}") + tail, encoding="utf-8")
+        take(browser, alone.as_uri(), (1280, 560), pictures / "report_stage.png")
+    with tensorboard(folder) as address:
+        take(browser, f"{address}/#hparams", (1440, 800), pictures / "tensorboard_hparams.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(description="Take pictures of a search's report and of TensorBoard.")
+    parser.add_argument("search", type=Path, help="folder of a finished search")
+    parser.add_argument("pictures", type=Path, help="folder to write to")
+    parser.add_argument("--stage", type=int, default=1, help="number of the stage to show (default 1)")
+    args = parser.parse_args(argv)
+    try:
+        take_all(args.search, args.pictures, args.stage)
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
