@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import qmc
 
 BATCH_SIZES = (32, 64, 128, 256)
-LR, TEMPERATURE, JITTER, CROP = (3e-5, 3e-2), (0.05, 0.5), (0.0, 1.0), (0.05, 0.8)
+TEMPERATURE, JITTER, CROP = (0.05, 0.5), (0.0, 1.0), (0.05, 0.8)
 ROTATIONS = 3  # quarter turns beside the upright image
 BANK = 1000  # training images whose features are kept after every epoch: the neighbours of the kNN score
 
@@ -48,12 +48,14 @@ class Study:
     base: dict[str, Any]
     batch_size: int | None = None  # None: varied
     seed: int = 0
+    lr: tuple[float, float] = (3e-5, 3e-2)
 
 
 _SMALL = {"input_size": 32, "val_fraction": 0.08, "test_fraction": 0.4}
 STUDIES = {
     "cifar": Study(64, 20, _SMALL),
     "cifar-batch128": Study(32, 20, _SMALL, 128, seed=1),
+    "cifar-long": Study(48, 32, {**_SMALL, "test_fraction": 0.2}, seed=4, lr=(1e-5, 1e-1)),
     "fashion": Study(48, 12, _SMALL, seed=2),
     "butterflies": Study(48, 24, {"input_size": 48, "val_fraction": 0.2, "test_fraction": 0.3}, seed=3),
 }
@@ -62,7 +64,7 @@ STUDIES = {
 def configurations(study: Study) -> list[dict[str, Any]]:
     """Scrambled Sobol points over the searched keys: the first n of more are the same points."""
     points = qmc.Sobol(5, scramble=True, seed=study.seed).random(256)
-    low, high = np.log(LR)
+    low, high = np.log(study.lr)
     return [
         {
             "lr": float(np.exp(low + (high - low) * u[0])),
@@ -85,7 +87,7 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
     from phenoscape_tune.training.evaluation import embed, validate
     from phenoscape_tune.training.loop import train_epoch
     from phenoscape_tune.training.monitor import open_monitor
-    from phenoscape_tune.training.run import RunOptions, start_run
+    from phenoscape_tune.training.run import Diverged, RunOptions, start_run
 
     searched: dict[str, Any] = {}
     for key, value in configurations(study)[index].items():
@@ -135,12 +137,19 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
             for epoch in range(1, config.max_epochs + 1):
                 run.epoch = epoch
                 started = time.process_time()  # one thread: what the epoch costs, whatever else the machine does
-                loss = train_epoch(run, monitor)
-                seconds = time.process_time() - started
-                note(train_loss=loss, val_loss=validate(run)["val_loss"], seconds=seconds)
+                try:
+                    loss = train_epoch(run, monitor)
+                    seconds = time.process_time() - started
+                    note(train_loss=loss, val_loss=validate(run)["val_loss"], seconds=seconds)
+                except Diverged:
+                    break
                 note_features()
-        arrays = {key: np.stack(values) for key, values in rows.items()}
-        arrays |= {"train": embedded(split.train), "test": embedded(split.test)}
+        final = {"train": embedded(split.train), "test": embedded(split.test)}
+        if missing := config.max_epochs - len(rows["seconds"]):  # diverged: no number from there on
+            for values in rows.values():
+                values += [np.full_like(values[-1], np.nan, dtype=np.float16)] * missing
+            final = {key: np.full_like(values, np.nan) for key, values in final.items()}
+        arrays = {key: np.stack(values) for key, values in rows.items()} | final
         groups = {"train": split.train, "val": split.val, "test": split.test, "bank": bank}
         arrays |= {f"labels_{name}": parts.labels[members] for name, members in groups.items()}
         with path.with_suffix(".part").open("wb") as file:

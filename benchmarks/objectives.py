@@ -261,7 +261,7 @@ def score_run(study: str, index: int, path: Path) -> dict[str, Any]:
             for key, value in configurations(STUDIES[study])[index].items()
         },
         "epochs": epochs,
-        "seconds": round(float(np.median(f["seconds"])), 2),
+        "seconds": round(float(np.nanmedian(f["seconds"])), 2),
         **{name: round(value, 4) for name, value in final_probe(f, labels).items()},
         "scores": scores,
     }
