@@ -159,29 +159,38 @@ class Course:
         configuration = {} if winner is None else self.config_of(winner).to_mapping()
         standing = {key: get_key(configuration, key) for key in stage.keys} if winner else {}
         ranges = {key: self.ranges[key] for key in stage.keys}
+        earlier = self._fitting(stage, self.records())
+        warm = self._fitting(stage, self.warm)
         share = {RECHECK: RECHECKED_SHARE, REFINE: REFINED_SHARE}.get(stage.name)
         if share is not None:
             ranges = {key: parameter.narrowed(standing.get(key), share) for key, parameter in ranges.items()}
-            stage = self._fit_to_values(stage, ranges, standing)
-        self.study.open_stage(stage, winner, standing, ranges, self._warm_trials(stage))
+            tried = [standing, *(record.values for record in (*earlier, *warm))]
+            stage = self._fit_to_values(stage, ranges, tried)
+        self.study.open_stage(stage, winner, standing, ranges, earlier, warm)
         if wider := self.study.get_note(stage, WIDENED):
             widened = {key: Parameter(**value) for key, value in wider.items()}
             self.study.widen_stage(stage, widened, self._first_part or 0)
 
-    def _fit_to_values(self, stage: Stage, ranges: Mapping[str, Parameter], standing: Mapping[str, Any]) -> Stage:
-        """The stage with no more trials than its ranges have values, where those can be counted."""
+    def _fit_to_values(
+        self, stage: Stage, ranges: Mapping[str, Parameter], tried: Sequence[Mapping[str, Any]]
+    ) -> Stage:
+        """The stage with no more trials than its ranges have untried values, where those can be counted."""
         grids = [parameter.grid for parameter in ranges.values()]
         if any(grid is None for grid in grids):
             return stage
-        known = all(parameter.contains(standing.get(key)) for key, parameter in ranges.items())
-        most = math.prod(len(grid or []) for grid in grids) - known
+        known = {
+            tuple(values.get(key) for key in ranges)
+            for values in tried
+            if all(parameter.contains(values.get(key)) for key, parameter in ranges.items())
+        }
+        most = math.prod(len(grid or []) for grid in grids) - len(known)
         fitted = replace(stage, trials=min(stage.trials, most))
         self._stages[self._stages.index(stage)] = fitted
         self._stage = fitted
         return fitted
 
-    def _warm_trials(self, stage: Stage) -> list[TrialRecord]:
-        """Earlier trials that differ from the standing winner in nothing but this stage's keys."""
+    def _fitting(self, stage: Stage, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """The trials that differ from the standing winner in nothing but this stage's keys: it need not run them."""
         if stage.name in (DEFAULTS, CONFIRM):
             return []
         standing = {} if self._standing is None else self._standing.values
@@ -195,7 +204,7 @@ class Course:
 
         taken_over = self._standing.name if self._standing else ""
         own = {key: get_key(defaults, key) for key in stage.keys}
-        complete = [replace(record, values={**own, **record.values}) for record in self.warm]
+        complete = [replace(record, values={**own, **record.values}) for record in records]
         return [record for record in complete if record.name != taken_over and fits(record)]
 
     def _best(self, stage: Stage) -> TrialRecord | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,6 +118,7 @@ class Study:
         taken_over: TrialRecord | None,
         standing: Mapping[str, Any] | None = None,
         ranges: Mapping[str, Parameter] | None = None,
+        earlier: Sequence[TrialRecord] = (),
         warm: Sequence[TrialRecord] = (),
     ) -> None:
         """Open or make the study of a stage; a new one is told the last winner, which is not run again.
@@ -125,6 +126,7 @@ class Study:
         Args:
             standing: values of the stage's keys with which the winner was trained: the configuration's.
             ranges: of the stage's keys, where they are narrower than the space's.
+            earlier: trials of the stages before that are told too.
             warm: trials of an earlier search that are told too.
         """
         own = {key: (ranges or self._parameters)[key] for key in stage.keys}
@@ -144,14 +146,16 @@ class Study:
         told = {trial.user_attrs.get("taken_over") or trial.user_attrs.get("name") for trial in trials}
         if any("name" in trial.user_attrs and not trial.user_attrs.get("warm") for trial in trials):
             return
-        if taken_over is not None and taken_over.name not in told:
-            _add(study, own, standing or {}, taken_over, {"taken_over": taken_over.name})
+        winners = [] if taken_over is None else [replace(taken_over, values=dict(standing or {}))]
+        for record in [*winners, *earlier]:
+            if record.name not in told:
+                _add(study, own, record, {"taken_over": record.name})
         for record in warm:
             if record.name in told:
                 continue
             attributes = {"warm": True, "name": record.name, "number": -1, "values": record.values}
             measured = {"seconds": record.seconds, "error": record.error}
-            _add(study, own, record.values, record, {**attributes, "measured": measured, "status": record.status})
+            _add(study, own, record, {**attributes, "measured": measured, "status": record.status})
 
     def widen_stage(self, stage: Stage, widened: Mapping[str, Parameter], start: int) -> None:
         """Search wider ranges of some of a stage's keys from its trial number `start` on."""
@@ -314,14 +318,10 @@ def read_trials(path: Path) -> list[TrialRecord]:
 
 
 def _add(
-    study: optuna.Study,
-    ranges: Mapping[str, Parameter],
-    values: Mapping[str, Any],
-    record: TrialRecord,
-    attributes: Mapping[str, Any],
+    study: optuna.Study, ranges: Mapping[str, Parameter], record: TrialRecord, attributes: Mapping[str, Any]
 ) -> None:
     """Tell a study of a trial that it did not start, where its values lie within the study's ranges."""
-    own = {key: values[key] for key in ranges if key in values}
+    own = {key: record.values[key] for key in ranges if key in record.values}
     if not own or not all(key in own and parameter.contains(own[key]) for key, parameter in ranges.items()):
         return
     study.add_trial(
@@ -331,6 +331,7 @@ def _add(
             distributions={key: distribution(parameter) for key, parameter in ranges.items()},
             value=record.objective if record.status == COMPLETED else None,
             intermediate_values=dict(enumerate(record.curve, start=1)),
+            constraints={CONSTRAINTS[record.status]: 1.0} if record.status in CONSTRAINTS else None,
             user_attrs=dict(attributes),
         )
     )
