@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from two_ranks import run_two_ranks
 
 from phenoscape_tune.nt_xent import nt_xent
 
@@ -64,42 +62,20 @@ def test_an_odd_number_of_projections_is_refused() -> None:
         nt_xent(torch.zeros(3, 4), 0.1)
 
 
-RANK_SCRIPT = """
-import sys, torch, torch.distributed as dist
-from phenoscape_tune.nt_xent import nt_xent
-from phenoscape_tune import ranks
-rank, world, folder = int(sys.argv[1]), 2, sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-batch = torch.load(f"{folder}/batch.pt")                         # (2 views, B images, d)
-own = batch.chunk(world, dim=1)[rank].reshape(-1, batch.shape[-1]).clone()
-layer = torch.nn.Linear(own.shape[1], 5, dtype=torch.float64)
-layer.load_state_dict(torch.load(f"{folder}/layer.pt"))
-ddp = torch.nn.parallel.DistributedDataParallel(layer)
-loss = nt_xent(ddp(own), 0.2)
-loss.backward()
-torch.save({"loss": ranks.mean_over_ranks(loss), "weight": layer.weight.grad, "bias": layer.bias.grad},
-           f"{folder}/rank{rank}.pt")
-dist.destroy_process_group()
-"""
-
-
 @pytest.mark.slow
 def test_two_real_ranks_equal_one_process_with_the_global_batch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     batch = torch.randn(2, 6, 7, dtype=torch.float64)
     layer = torch.nn.Linear(7, 5, dtype=torch.float64)
-    torch.save(batch, tmp_path / "batch.pt")
-    torch.save(layer.state_dict(), tmp_path / "layer.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", RANK_SCRIPT, str(rank), str(tmp_path)], env=environment)
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-
+    results = run_two_ranks(
+        tmp_path,
+        batch,
+        layer,
+        imports="from phenoscape_tune.nt_xent import nt_xent",
+        loss="loss = nt_xent(ddp(own), 0.2)\nloss.backward()",
+    )
     loss = nt_xent(layer(batch.reshape(-1, 7)), 0.2)
     loss.backward()
-    results = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     for result in results:
         assert torch.allclose(result["loss"], loss.detach(), rtol=1e-10)
         assert torch.allclose(result["weight"], layer.weight.grad, rtol=1e-8, atol=1e-12)

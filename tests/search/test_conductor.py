@@ -1,7 +1,7 @@
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,6 @@ from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.sampler import derive_seed
 from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord, _JournalLock
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power: that the journal is flushed at every report is tested in test_study.py."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
-
 
 # A whole search
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,6 @@ FOUR: dict[str, Any] = {
     "temperature": {"type": "uniform", "low": 0.05, "high": 0.5},
     "transforms.cj_strength": {"type": "uniform", "low": 0, "high": 1},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 def evenly(config: TrainConfig) -> float:

@@ -3,7 +3,6 @@
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,6 @@ LR = {"type": "loguniform", "low": 1e-5, "high": 1e-1}
 BATCH = {"type": "choice", "values": [16, 32, 64, 128]}
 TEMPERATURE = {"type": "uniform", "low": 0.05, "high": 0.5}
 THREE: dict[str, Any] = {"lr": LR, "batch_size": BATCH, "temperature": TEMPERATURE}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 def larger_is_better(config: TrainConfig, epoch: int) -> float:

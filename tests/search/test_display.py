@@ -1,6 +1,5 @@
 import io
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,6 @@ from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.space import load_space
 from phenoscape_tune.search.spending import Spending
 from phenoscape_tune.training.capacity import Capacity
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
-
 
 # The plan
 

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ from phenoscape_tune.search.importance import FEWEST_TRIALS, importances
 from phenoscape_tune.search.rungs import Rungs
 
 TO_THE_END = Rungs(9, 2, 9)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 def only_lr(config: TrainConfig, epoch: int) -> float:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -37,14 +36,6 @@ STRENGTH = {"type": "uniform", "low": 0, "high": 1}
 BATCHES = {"type": "choice", "values": [16, 32, 64, 128]}
 SCRIPT = "/* plotly */"
 LABELS = ["crow", "finch", "robin"] * 20
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 # A page, read

@@ -1,9 +1,7 @@
 import io
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from driver import make_plan, open_conductor, search
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -11,14 +9,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.tensorboard import describe_result, write_experiment, write_pictures
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 def events(conductor: Conductor) -> EventAccumulator:

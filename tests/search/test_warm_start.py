@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,6 @@ from phenoscape_tune.search.warm_start import read_earlier
 
 LR = {"lr": {"type": "loguniform", "low": 1e-5, "high": 1e-1}}
 TEMPERATURE = {"temperature": {"type": "uniform", "low": 0.05, "high": 0.5}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 def with_failures(config: TrainConfig, epoch: int) -> float:

@@ -3,9 +3,6 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from two_ranks import run_two_ranks
 
 from phenoscape_tune.config import TrainConfig, build_config, unsupported_keys
 from phenoscape_tune.data.parts import open_parts
@@ -353,48 +351,23 @@ def test_the_variable_for_tests_ends_memory_above_two_views_of_so_many_images(mo
 
 # Ranks
 
-RANK_SCRIPT = """
-import sys, torch, torch.distributed as dist
-from contextlib import nullcontext
-from phenoscape_tune import ranks
-from phenoscape_tune.training.gradient_cache import backpropagate
-class Layer(torch.nn.Linear):
-    def forward(self, x):
-        return x, super().forward(x)
-rank, world, folder = int(sys.argv[1]), 2, sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-batch = torch.load(f"{folder}/batch.pt")                         # (2 views, B images, d)
-own = batch.chunk(world, dim=1)[rank].reshape(-1, batch.shape[-1]).clone()
-layer = Layer(own.shape[1], 5, dtype=torch.float64)
-layer.load_state_dict(torch.load(f"{folder}/layer.pt"))
-ddp = torch.nn.parallel.DistributedDataParallel(layer)
-loss = backpropagate(ddp, own, 0.2, 2, nullcontext)
-torch.save({"loss": ranks.mean_over_ranks(loss), "weight": layer.weight.grad, "bias": layer.bias.grad},
-           f"{folder}/rank{rank}.pt")
-dist.destroy_process_group()
-"""
-
 
 @pytest.mark.slow
 def test_two_real_ranks_equal_one_process_with_the_global_batch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     batch = torch.randn(2, 14, 7, dtype=torch.float64)  # seven images a rank, two at a time
     layer = nn.Linear(7, 5, dtype=torch.float64)
-    torch.save(batch, tmp_path / "batch.pt")
-    torch.save(layer.state_dict(), tmp_path / "layer.pt")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", RANK_SCRIPT, str(rank), str(tmp_path)], env=environment)
-        for rank in range(2)
-    ]
-    try:
-        assert [process.wait(timeout=250) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
+    results = run_two_ranks(
+        tmp_path,
+        batch,
+        layer,
+        imports="from contextlib import nullcontext\nfrom phenoscape_tune.training.gradient_cache import backpropagate",
+        output="(x, super().forward(x))",
+        loss="loss = backpropagate(ddp, own, 0.2, 2, nullcontext)",
+    )
     loss = nt_xent(layer(batch.reshape(-1, 7)), 0.2)
     loss.backward()
-    for result in (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)):
+    for result in results:
         assert torch.allclose(result["loss"], loss.detach(), rtol=1e-10)
         assert torch.allclose(result["weight"], layer.weight.grad, rtol=1e-8, atol=1e-12)
         assert torch.allclose(result["bias"], layer.bias.grad, rtol=1e-8, atol=1e-12)
