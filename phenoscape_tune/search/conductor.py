@@ -13,7 +13,7 @@ from typing import Any
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.evaluate.objective import collapsed
-from phenoscape_tune.search.course import ALLOWANCE, CANDIDATES, ENDED_BY, WIDENED, Course
+from phenoscape_tune.search.course import CANDIDATES, ENDED_BY, FLOOR, WIDENED, Course
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.sampler import derive_seed
 from phenoscape_tune.search.spending import RESERVE, Spending, affordable, epoch_seconds
@@ -61,12 +61,14 @@ class Conductor(Course):
         started = len(self.study.trials(self._stage))
         if started >= self._stage.trials or self.study.get_note(self._stage, ENDED_BY):
             return False
-        looks = self._first_part is not None and (started == self._first_part or self.study.exhausted(self._stage))
+        exhausted = self.study.exhausted(self._stage)
+        looks = self._first_part is not None and (started == self._first_part or exhausted)
         if looks and self.study.get_note(self._stage, WIDENED) is None:
             if self.live:
                 return False  # which values win is known when all have ended
             self._widen()
-        if self.study.exhausted(self._stage):
+            exhausted = self.study.exhausted(self._stage)
+        if exhausted:
             self.study.set_note(self._stage, ENDED_BY, "its values, all tried")
             return False
         if self._out_of_time():
@@ -87,8 +89,7 @@ class Conductor(Course):
     def _must_know_the_time(self) -> bool:
         """Whether what comes next depends on a budget of time of which nothing is known yet."""
         budget = self.plan.space.budget
-        limited = self.spending is None and (budget.hours is not None or budget.gpu_hours is not None)
-        if not limited or self._stage.name == CONFIRM:
+        if self.spending is not None or budget.hours is budget.gpu_hours is None or self._stage.name == CONFIRM:
             return False
         upcoming = len(self.winners) + 1
         stage = self._stages[upcoming] if upcoming < len(self._stages) else confirm_stage(len(self._stages), 0)
@@ -115,7 +116,7 @@ class Conductor(Course):
             return False
         if row["epoch"] <= known:  # a resumed trial's history: decided before
             return True
-        if self._over_time():
+        if self._left() <= 0:
             self._end(record, PRUNED, f"the budget of time ended at epoch {row['epoch']}")
             return False
         if self._goes_on(record):
@@ -188,29 +189,33 @@ class Conductor(Course):
 
     # Time
 
-    def _reserved(self) -> float:
+    @property
+    def _limit(self) -> Spending | None:
+        """The spending, where a budget of time limits the search."""
+        return self.spending if self.spending is not None and self.spending.limited else None
+
+    def _reserved(self, limit: Spending) -> float:
         """Trial-seconds that are set aside for the confirmation: what it needs, or half the budget if that is less."""
-        if self.spending is None or self._stage.name in (DEFAULTS, CONFIRM):
+        if self._stage.name in (DEFAULTS, CONFIRM):
             return 0.0
         candidates = min(
             self.plan.top_k, sum(record.stage != DEFAULTS for record in self.ranked()) + self.remaining_trials
         )
         runs = (candidates + 1) * self.plan.repeats
         # Side by side, the last ones may leave slots idle that nothing else can use.
-        rounds = math.ceil(runs / self.spending.concurrent) * self.spending.concurrent
+        rounds = math.ceil(runs / limit.concurrent) * limit.concurrent
         needed = RESERVE * rounds * self.plan.rungs.max_epochs * epoch_seconds(self.records())
-        return min(needed, RESERVED_AT_MOST * self.spending.total)
+        return min(needed, RESERVED_AT_MOST * limit.total)
 
     def _left(self) -> float:
-        """Trial-seconds that are left before the reserve."""
-        return math.inf if self.spending is None else self.spending.left(self.records()) - self._reserved()
-
-    def _over_time(self) -> bool:
-        return self._left() <= 0
+        """Trial-seconds that are left before the reserve; infinite without a limit of time."""
+        limit = self._limit
+        return math.inf if limit is None else limit.left(self.records()) - self._reserved(limit)
 
     def _out_of_time(self) -> bool:
         """Whether the time that is left, or the stage's share of it, does not hold one more trial."""
-        if self.spending is None or not self.spending.limited:
+        limit = self._limit
+        if limit is None:
             return False
         records = self.records()
         each = epoch_seconds(records)
@@ -219,28 +224,26 @@ class Conductor(Course):
         if self._stage.name == CONFIRM:
             whole = self.plan.rungs.max_epochs * each
             running = each * sum(self.plan.rungs.max_epochs - len(record.curve) for record in self.live.values())
-            return self.spending.wall_left < whole or self._left() - running < whole
+            return limit.wall_left < whole or self._left() - running < whole
         # A trial that stops at the first rung is worth its start; what runs has a claim on as much.
         grace = self.plan.rungs.grace
         owed = each * sum(max(0, grace - len(record.curve)) for record in self.live.values())
-        started = self.study.trials(self._stage)
-        allowance = self.study.get_note(self._stage, ALLOWANCE)
-        share = math.inf
-        if started and allowance is not None:  # every stage may start one, as long as there is time at all
-            share = allowance - sum(record.seconds for record in started)
-        return min(self._left(), share) - owed < grace * each
+        left, floor = self._left(), self.study.get_note(self._stage, FLOOR)
+        if self.study.trials(self._stage) and floor is not None:  # every stage may start one, if there is time at all
+            left = min(left, limit.left(records) - floor)
+        return left - owed < grace * each
 
     # Stages
 
     def _open(self, stage: Stage) -> None:
         super()._open(stage)
         self._judge_orphans()
-        # The stage's share of the time that is left, by its share of the trials that are left; told once, and kept.
-        searched = stage.name not in (DEFAULTS, CONFIRM) and self.spending is not None and self.spending.limited
-        if searched and self.study.get_note(stage, ALLOWANCE) is None:
-            used = sum(record.seconds for record in self.study.trials(stage))
+        stage, limit = self._stage, self._limit  # with no more trials than its ranges have values
+        # The stage's share of the time that is left, by its share of the trials that are left; told once, and kept. As
+        # what it has to leave to others, so that slots which idle while its last trials run count as its own time.
+        if limit is not None and stage.name not in (DEFAULTS, CONFIRM) and self.study.get_note(stage, FLOOR) is None:
             share = max(0, stage.trials - len(self.study.trials(stage))) / max(1, self.remaining_trials)
-            self.study.set_note(stage, ALLOWANCE, used + max(0.0, self._left()) * share)
+            self.study.set_note(stage, FLOOR, limit.left(self.records()) - max(0.0, self._left()) * share)
 
     def _close_stage(self) -> None:
         if self._stage.name != CONFIRM and self._advance():
@@ -252,8 +255,9 @@ class Conductor(Course):
         """Candidates and fresh seeds of the confirmation: the plan's, or as many as the budget of time allows."""
         top_k, repeats = self.plan.top_k, self.plan.repeats
         # Without the reserve's margin, which the trials that were running may have used.
-        each = self.plan.rungs.max_epochs * epoch_seconds(self.records())
-        if self.spending is None or not self.spending.limited or not each:
+        limit = self._limit
+        each = 0.0 if limit is None else self.plan.rungs.max_epochs * epoch_seconds(self.records())
+        if limit is None or not each:
             return top_k, repeats
-        rounds = int(max(0.0, self.spending.left(self.records())) / each / self.spending.concurrent)
-        return affordable(top_k, repeats, rounds * self.spending.concurrent)
+        rounds = int(max(0.0, limit.left(self.records())) / each / limit.concurrent)
+        return affordable(top_k, repeats, rounds * limit.concurrent)

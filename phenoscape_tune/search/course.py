@@ -21,7 +21,7 @@ from phenoscape_tune.search.study import COMPLETED, Study, TrialRecord, confirm_
 # kept back for a range that proves too narrow.
 RECHECKED_SHARE, REFINED_SHARE, WIDENED_SHARE = 0.25, 0.3, 1 / 3
 # Notes of a stage in the journal.
-WIDENED, ENDED_BY, ALLOWANCE = "widened", "ended_by", "allowance"
+WIDENED, ENDED_BY, FLOOR = "widened", "ended_by", "floor"
 CANDIDATES, REPEATS, WARM = "candidates", "repeats", "warm"
 
 

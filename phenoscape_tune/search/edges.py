@@ -21,12 +21,14 @@ class Edge:
     Attributes:
         side: lower or upper.
         further: the bound to try instead, which the configuration accepts; None where there is none.
+        choice: the range is a list of values, and `further` is one to add.
     """
 
     key: str
     value: float
     side: str
     further: float | None
+    choice: bool = False
 
     @property
     def bound(self) -> str:
@@ -35,7 +37,9 @@ class Edge:
     def __str__(self) -> str:
         advised = ", beyond which little is possible"
         if self.further is not None:
-            advised = f"; try {self.bound}: {self.further:g}"
+            advised = (
+                f"; add {self.further:g} to its values" if self.choice else f"; try {self.bound}: {self.further:g}"
+            )
         shown = f"{self.value:.3g}" if isinstance(self.value, float) else str(self.value)
         return f"{self.key}={shown} is at the {self.side} edge of its range{advised}"
 
@@ -48,32 +52,34 @@ def find_edge(key: str, parameter: Parameter, value: Any) -> Edge | None:
     low, high = bounds
     if parameter.type != "choice" and parameter.grid:
         high = float(parameter.grid[-1])  # type: ignore[arg-type]  # the last value that a trial can have
-    # A batch size doubles; so do choices that were written in ratios.
-    logarithmic = parameter.type.startswith("log") or (parameter.type == "choice" and low > 0)
-    span = high / low if logarithmic else high - low
-    margin = span**MARGIN if logarithmic else MARGIN * span
-    if parameter.type == "choice":
-        margin = 1.0 if logarithmic else 0.0
+    choice, logarithmic = parameter.type == "choice", _is_logarithmic(parameter)
+    share = 0.0 if choice else MARGIN  # a choice's first and last value are its edges
+    margin = (high / low) ** share if logarithmic else share * (high - low)
     if value <= (low * margin if logarithmic else low + margin):
         side = "lower"
     elif value >= (high / margin if logarithmic else high - margin):
         side = "upper"
     else:
         return None
-    return Edge(key, value, side, _further(key, parameter, side, value))
+    return Edge(key, value, side, _further(key, parameter, side, value), choice)
+
+
+def _is_logarithmic(parameter: Parameter) -> bool:
+    """On whose scale a range is widened. A batch size doubles; so do choices that were written in ratios."""
+    assert parameter.bounds is not None
+    return parameter.type.startswith("log") or (parameter.type == "choice" and parameter.bounds[0] > 0)
 
 
 def _further(key: str, parameter: Parameter, side: str, value: float) -> float | None:
     """The bound to try next: half the range further, or as far as the configuration accepts; None where nothing is."""
     assert parameter.bounds is not None
     low, high = min(parameter.bounds[0], value), max(parameter.bounds[1], value)
-    logarithmic = parameter.type.startswith("log") or (parameter.type == "choice" and low > 0)
+    logarithmic = _is_logarithmic(parameter)
     whole = all(isinstance(bound, int) for bound in (low, high)) or parameter.type in ("int", "logint")
     for share in (1 / 2, 1 / 4, 1 / 8, 1 / 16):
-        if parameter.type == "choice" and logarithmic:
-            further = low / 2 if side == "lower" else high * 2
-        elif logarithmic:
-            further = low * (low / high) ** share if side == "lower" else high * (high / low) ** share
+        if logarithmic:
+            ratio = 2.0 if parameter.type == "choice" else (high / low) ** share
+            further = low / ratio if side == "lower" else high * ratio
         else:
             further = low - share * (high - low) if side == "lower" else high + share * (high - low)
         if parameter.step is not None:  # the widened range keeps the grid

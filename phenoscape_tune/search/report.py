@@ -229,7 +229,6 @@ def write_best(plan: Plan, outcome: Outcome) -> Path:
 def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
     """`summary.json`: the same for programs."""
     plan = conductor.plan
-    records = conductor.records()
     best, base = (outcome.best, outcome.baseline) if outcome else (None, None)
     gain = outcome.gain if outcome else None
     summary = {
@@ -246,25 +245,45 @@ def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
         "early_stopping": [asdict(agreement) for agreement in early_agreement(conductor)],
         "batch_sizes": plan.capacity and asdict(plan.capacity),
         "budget": {
-            "planned": {
-                "trials": sum(s.trials for s in plan.stages),
-                "confirmations": plan.confirmations,
-                "epochs": plan.epochs_at_most,
-                "hours": plan.space.budget.hours,
-                "gpu_hours": plan.space.budget.gpu_hours,
-            },
-            "used": {
-                "trials": sum(r.stage != CONFIRM for r in records),
-                "confirmations": sum(r.stage == CONFIRM for r in records),
-                "epochs": sum(len(r.curve) for r in records),
-                "seconds": round(sum(r.seconds for r in records), 1),
-                "gpu_hours": round(sum(r.seconds * r.gpus for r in records) / 3600, 4),
-            },
+            "planned": asdict(planned_budget(plan)),
+            "used": asdict(used_budget(conductor)),
             "exhaustive_grid": grid_cost(conductor),
         },
         "versions": versions(),
     }
     write_whole(plan.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Trials and time, planned (at most; None: without a limit) or used; `device_hours` counts each trial's own."""
+
+    trials: int
+    confirmations: int
+    epochs: int
+    hours: float | None
+    device_hours: float | None
+    gpu_hours: float | None
+
+
+def planned_budget(plan: Plan) -> Cost:
+    """What the plan allows."""
+    limits, trials = plan.space.budget, sum(stage.trials for stage in plan.stages)
+    return Cost(trials, plan.confirmations, plan.epochs_at_most, limits.hours, None, limits.gpu_hours)
+
+
+def used_budget(conductor: Conductor) -> Cost:
+    """What the search has used so far; its hours are those at the last report."""
+    records = conductor.records()
+    repeats = sum(record.stage == CONFIRM for record in records)
+    return Cost(
+        trials=len(records) - repeats,
+        confirmations=repeats,
+        epochs=sum(len(record.curve) for record in records),
+        hours=round(max((record.elapsed for record in records), default=0.0) / 3600, 6) or None,
+        device_hours=round(sum(record.seconds for record in records) / 3600, 6),
+        gpu_hours=round(sum(record.seconds * record.gpus for record in records) / 3600, 6),
+    )
 
 
 def outcome_edges(conductor: Conductor, outcome: Outcome | None) -> list[Edge]:
@@ -305,7 +324,7 @@ class Agreement:
 def early_agreement(conductor: Conductor) -> list[Agreement]:
     """Whether stopping early was safe: for each rung the agreement of the objective there with that at the end."""
     ended = [record for record in conductor.records() if record.status == COMPLETED and record.stage != CONFIRM]
-    exempt = [r for r in ended if r.stage == DEFAULTS or (r.stage != CONFIRM and conductor.is_exempt(r))]
+    exempt = [record for record in ended if record.stage == DEFAULTS or conductor.is_exempt(record)]
     return [
         Agreement(level, _agreement(ended, level), len(ended), _agreement(exempt, level), len(exempt))
         for level in conductor.plan.rungs.levels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from phenoscape_tune.search.marks import (
 )
 from phenoscape_tune.search.markup import Page, bullets, folded, legend, paragraphs, table, text
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, Stage
-from phenoscape_tune.search.report import INTERRUPTED, Outcome, early_agreement, versions
+from phenoscape_tune.search.report import INTERRUPTED, Outcome, early_agreement, planned_budget, used_budget, versions
 from phenoscape_tune.search.result_figures import capacity_figure, coordinates_figure, importance_figure
 from phenoscape_tune.search.result_section import result_section, train_command
 from phenoscape_tune.search.study import FAILED, INFEASIBLE
@@ -206,21 +207,14 @@ def _train(conductor: Conductor, outcome: Outcome | None) -> str:
 
 
 def _details(conductor: Conductor) -> str:
-    plan, records, metric = conductor.plan, conductor.records(), conductor.plan.objective
-    budget = plan.space.budget
+    plan, metric = conductor.plan, conductor.plan.objective
     lines = [
         f"Images: {story.data_line(conductor)}.",
         f"Objective: {metric.title}, {direction(metric)}. Seed {plan.seed}.",
     ]
-    used = (
-        ("trials", sum(s.trials for s in plan.stages), sum(r.stage != CONFIRM for r in records)),
-        ("confirmations", plan.confirmations, sum(r.stage == CONFIRM for r in records)),
-        ("epochs", plan.epochs_at_most, sum(len(r.curve) for r in records)),
-        ("hours", budget.hours, max((r.elapsed for r in records), default=0.0) / 3600 or None),
-        ("device hours", None, sum(r.seconds for r in records) / 3600),
-        ("GPU hours", budget.gpu_hours, sum(r.seconds * r.gpus for r in records) / 3600),
-    )
-    parts = [paragraphs(lines), table(Table(("budget", "planned, at most", "used"), list(used)), "Budget")]
+    planned, used = asdict(planned_budget(plan)), asdict(used_budget(conductor))
+    budget = [(key.replace("_", " ").replace("gpu", "GPU"), planned[key], used[key]) for key in planned]
+    parts = [paragraphs(lines), table(Table(("budget", "planned, at most", "used"), budget), "Budget")]
     parts.append(table(Table(("key", "range", "widened to"), _ranges(conductor)), "Search space"))
     if plan.notes:
         parts.append(f"<h3>Where the plan gave way</h3>{bullets(plan.notes)}")

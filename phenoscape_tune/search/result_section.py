@@ -12,7 +12,7 @@ from phenoscape_tune.search.figures import Table, direction
 from phenoscape_tune.search.marks import stage_before, stage_winner, status_of, tell_values
 from phenoscape_tune.search.markup import Page, bullets, number, paragraphs, table, text
 from phenoscape_tune.search.priority import CONFIRM
-from phenoscape_tune.search.report import Outcome, grid_cost
+from phenoscape_tune.search.report import Outcome, grid_cost, used_budget
 from phenoscape_tune.search.result_figures import confirmation_figures
 from phenoscape_tune.search.study import COMPLETED, PRUNED
 
@@ -98,7 +98,7 @@ def _whisker(gain: Gain) -> str:
 
 
 def _cost_tile(conductor: Conductor) -> str:
-    used = sum(record.seconds for record in conductor.records()) / 3600
+    used = used_budget(conductor).device_hours or 0.0
     grid = grid_cost(conductor)
     trials = f"{grid['trials']:,.0f} trials, each to its end"
     shown = f'<data value="{used!r}">{story.tell_hours(used)}</data>'

@@ -45,29 +45,31 @@ class Spending:
 
     @property
     def limited(self) -> bool:
-        return self.budget.hours is not None or (self.budget.gpu_hours is not None and self.gpus > 0)
+        """Whether the budget has a limit of time at all."""
+        return math.isfinite(self.total)
 
     @property
     def wall_left(self) -> float:
         """Seconds until the wall time ends; infinite without such a limit."""
-        return math.inf if self.budget.hours is None else self.budget.hours * 3600 - self.elapsed
+        return _seconds(self.budget.hours) - self.elapsed
 
     @property
     def total(self) -> float:
         """Trial-seconds of the whole budget; infinite without a limit."""
-        wall = math.inf if self.budget.hours is None else self.budget.hours * 3600 * self.concurrent
-        limited = self.budget.gpu_hours is not None and self.gpus > 0
-        return min(wall, (self.budget.gpu_hours or 0) * 3600 / self.gpus if limited else math.inf)
+        return min(_seconds(self.budget.hours) * self.concurrent, self._gpu_seconds)
+
+    @property
+    def _gpu_seconds(self) -> float:
+        """Trial-seconds that the GPU hours hold; infinite without such a limit, and without a GPU."""
+        return _seconds(self.budget.gpu_hours) / self.gpus if self.gpus else math.inf
 
     def left(self, records: Sequence[TrialRecord]) -> float:
         """Trial-seconds that the budget still holds, after what `records` used; infinite without a limit."""
-        left = math.inf
-        if self.budget.hours is not None:
-            left = (self.budget.hours * 3600 - self.elapsed) * self.concurrent
-        if self.budget.gpu_hours is not None and self.gpus > 0:
-            used = sum(record.seconds for record in records)
-            left = min(left, self.budget.gpu_hours * 3600 / self.gpus - used)
-        return left
+        return min(self.wall_left * self.concurrent, self._gpu_seconds - sum(record.seconds for record in records))
+
+
+def _seconds(hours: float | None) -> float:
+    return math.inf if hours is None else hours * 3600
 
 
 def epoch_seconds(records: Sequence[TrialRecord]) -> float:

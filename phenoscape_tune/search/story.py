@@ -61,7 +61,7 @@ def stage_title(stage: Stage) -> str:
 def headline(conductor: Conductor, outcome: Outcome | None) -> str:
     """The result in one sentence."""
     if outcome is None:
-        return "No valid trial: every one failed" if conductor.done else "No trial has run to its end yet"
+        return "No valid trial: none ran to its end" if conductor.done else "No trial has run to its end yet"
     return outcome.verdict[:1].upper() + outcome.verdict[1:] if conductor.done else f"So far: {outcome.verdict}"
 
 
@@ -200,7 +200,7 @@ def tell_agreement(conductor: Conductor) -> list[str]:
     else:
         lines.append(
             f"Was that safe? {_judge(first, conductor.plan)} Among the {first.unselected_trials} trials that nothing "
-            "could stop (the defaults, one random trial a stage, the confirmations) the order at that epoch agreed "
+            "could stop (the defaults, one random trial a stage) the order at that epoch agreed "
             f"with the order at the end by {first.unselected:+.2f} (Spearman's rank correlation: +1 is the same order, "
             "0 is no relation)."
         )

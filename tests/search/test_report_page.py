@@ -259,7 +259,7 @@ def test_the_tiles_tell_the_numbers_of_the_summary(seen: Seen, rich: Rich) -> No
     low, high = summary["gain_ci95"]
     assert f"95 % interval {low:+.3f} to {high:+.3f} on the test part, 3 fresh seeds" in seen.words["result"]
     hours = seen.numbers["tile-cost"][0]
-    assert hours == pytest.approx(summary["budget"]["used"]["seconds"] / 3600, abs=1e-4)
+    assert hours == pytest.approx(summary["budget"]["used"]["device_hours"], abs=1e-4)
     grid = summary["budget"]["exhaustive_grid"]
     assert f"exhaustive grid of {grid['trials']:,} trials" in seen.words["result"]
     assert f"({grid['device_hours'] / hours:.1f} times as much)" in seen.words["result"]
