@@ -98,7 +98,7 @@ def describe_outcome(conductor: Conductor, outcome: Outcome | None, best: Path |
         if any("budget of time" in record.reason for record in conductor.records()):
             return ["no trial was completed before the budget of time ended; give it more hours, or fewer max_epochs"]
         return [
-            f"no valid trial: every one failed (the reasons are in {plan.folder / 'leaderboard.csv'}). "
+            f"no valid trial: none ran to its end (the reasons are in {plan.folder / 'leaderboard.csv'}). "
             f"Try smaller values, above all of lr; searched: {keys}"
         ]
     lines = []

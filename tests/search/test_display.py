@@ -153,7 +153,7 @@ def test_where_the_defaults_are_best_the_outcome_says_so(tmp_path: Path) -> None
 def test_where_nothing_trained_the_outcome_says_what_to_do(tmp_path: Path) -> None:
     conductor = search(tmp_path, lambda config, epoch: math.nan)
     (line,) = describe_outcome(conductor, decide(conductor), None)
-    assert line.startswith("no valid trial: every one failed")
+    assert line.startswith("no valid trial: none ran to its end")
     assert str(tmp_path / "leaderboard.csv") in line
     assert "searched: temperature, lr" in line
 

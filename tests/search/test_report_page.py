@@ -489,7 +489,7 @@ def test_a_search_that_failed_entirely_says_what_to_do(tmp_path: Path) -> None:
     conductor = search(tmp_path, lambda config, epoch: math.nan)
     seen = read(conductor)
     assert [known["id"] for tag, known in seen.tags if tag == "section"] == SECTIONS
-    assert "No valid trial: every one failed" in seen.words["result"]
+    assert "No valid trial: none ran to its end" in seen.words["result"]
     assert "smaller values" in seen.words["result"]
     assert len(seen.tables["failures"][0]) == 1 + 11
     assert "train.py" not in seen.everything

@@ -1,0 +1,133 @@
+"""What a user asks of a search, from flags, files and images: resolved, and refused where it cannot be run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phenoscape_tune.cli.common import ensure_data, pack_progress, resolve_config, warn
+from phenoscape_tune.cli.saved_search import read_search
+from phenoscape_tune.config import TrainConfig, build_config, flatten, parse_overrides
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.space import SearchSpace, load_space, share_faults
+
+if TYPE_CHECKING:
+    from phenoscape_tune.data.parts import Parts
+    from phenoscape_tune.search.plan import Plan
+    from phenoscape_tune.search.study import TrialRecord
+
+
+def search_folder(args: argparse.Namespace) -> Path:
+    """The absolute folder of a search."""
+    if args.out:
+        return Path(args.out).expanduser().absolute()
+    if args.name is None and args.space is None:
+        raise UserError("--space: say what to search, for example --space lr_temp.yaml")
+    name = args.name or Path(args.space).name.removesuffix(".yaml")
+    if Path(name).name != name or name in (".", ".."):
+        raise UserError(f"--name: '{name}' is not a plain folder name; use --out for a path")
+    return (Path("outputs") / name).absolute()
+
+
+def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, int]:
+    """Space, base configuration and length of a trial, in epochs: flags win, then key=value, then the files."""
+    if args.space is None:
+        raise UserError("--space: say what to search, for example --space lr_temp.yaml")
+    faults = []
+    space: SearchSpace | None = None
+    config: TrainConfig | None = None
+    overrides = parse_overrides(args.overrides)
+    try:
+        space, _ = load_space(args.space)
+    except UserError as error:
+        faults.append(str(error))
+    try:
+        config = resolve_config(args.config, overrides)
+    except UserError as error:
+        faults.append(str(error))
+    if space is None or config is None:
+        raise UserError("\n".join(faults))
+    if args.seed is not None:
+        config = build_config({**config.to_mapping(), "seed": args.seed}, "--seed")
+    flags = {"trials": args.trials, "hours": args.hours, "gpu_hours": args.gpu_hours}
+    budget = space.budget.model_copy(update={key: value for key, value in flags.items() if value is not None})
+    changes: dict[str, Any] = {"budget": budget, "order": args.order or space.order}
+    if args.no_confirm:
+        changes["confirm"] = None
+    # key=value beats the space file's budget, a flag beats both.
+    length = args.max_epochs or overrides.get("max_epochs") or budget.max_epochs or config.max_epochs
+    space = space.model_copy(update=changes)
+    if faults := share_faults(space):  # of the order that a flag chose
+        raise UserError("\n".join(f"{args.space}: {fault}" for fault in faults))
+    return space, config, int(length)
+
+
+def look_at_data(
+    space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path, quiet: bool
+) -> tuple[Plan, Parts]:
+    """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files."""
+    from phenoscape_tune.data.parts import FEW_A_CLASS, open_parts
+    from phenoscape_tune.evaluate.objective import choose_metric
+    from phenoscape_tune.search.plan import make_plan
+
+    # The budget is checked before the images, which may be many.
+    make_plan(space, base, max_epochs, folder)
+    parts = open_parts(base, None if quiet else pack_progress, lambda line: warn([line]))
+    metric = choose_metric(space.objective.metric, parts.labels is not None, parts.few_labels)
+    if metric.name == "probe_accuracy" and parts.partly_labelled and not len(parts.labelled(parts.split.val)):
+        raise UserError(
+            f"objective.metric: probe_accuracy: no image of the validation part is labelled in {base.labels}; label "
+            "three images of each class or more, or write metric: knn_accuracy"
+        )
+    if parts.few_labels and space.objective.metric == "auto":
+        told = (
+            f"objective: {metric.title}: below {FEW_A_CLASS} labelled images a class labels ranked trials less surely "
+        )
+        warn([f"{told}when measured (docs/objectives.md); to use them all the same, write metric: knn_accuracy"])
+    batch = space.parameters.get("batch_size")
+    largest = max((int(v) for _, v in batch.extremes() if v is not None), default=0) if batch else 0
+    if largest > len(parts.split.train):
+        raise UserError(
+            f"parameters.batch_size: {largest} is larger than the training part of {base.data_dir} "
+            f"({len(parts.split.train)} images); lower the range, or add images"
+        )
+    return make_plan(space, base, max_epochs, folder, metric), parts
+
+
+def read_earlier_trials(args: argparse.Namespace, plan: Plan, parts: Parts) -> list[TrialRecord]:
+    """The trials of `--warm-start`."""
+    if not args.warm_start:
+        return []
+    from phenoscape_tune.search.warm_start import read_earlier
+
+    earlier = Path(args.warm_start).expanduser().absolute()
+    records = read_earlier(earlier, read_search(earlier), plan, parts.fingerprint)
+    if not args.quiet:
+        print(f"warm start: {len(records)} trials of {earlier} fit this space", flush=True)
+    return records
+
+
+def refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: Path) -> None:
+    """Raise UserError, naming the differences, where what is asked for now is not what the search was started with."""
+    values = (args.config, args.trials, args.max_epochs, args.order, args.seed, args.hours, args.gpu_hours)
+    asked = args.overrides or args.no_confirm or any(value is not None for value in values)
+    if args.space is None and not asked:
+        return
+    if args.space is None:
+        raise UserError("--resume goes on with the search as it was started: leave out all but --name or --out")
+    space, base, max_epochs = resolve_search(args)
+    now = flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": ensure_data(base).to_mapping()})
+    then = flatten({key: saved[key] for key in ("max_epochs", "space", "config")})
+    different = [
+        f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*now, *then})
+        if now.get(key) != then.get(key)
+    ]
+    if different:
+        lines = "\n  ".join(different)
+        raise UserError(
+            f"{folder}: was started with another space or configuration:\n  {lines}\n"
+            "resume it as it was started (--resume with --name or --out alone), or choose another --name"
+        )
