@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from learning_curves import STUDIES
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.evaluate.objective import METRICS, Metric
@@ -49,7 +50,7 @@ SCORES: dict[str, tuple[Metric, tuple[str, ...]]] = {
     "lidar": (METRICS["lidar"], ("lidar",)),
     "val_loss": (Metric("val_loss", "validation loss", higher_is_better=False), ("val_loss",)),
 }
-# The ranges of the recorded configurations.
+# The ranges of the recorded configurations; of lr those of the study that is replayed.
 PARAMETERS: dict[str, Any] = {
     "lr": {"type": "loguniform", "low": 3e-5, "high": 3e-2},
     "temperature": {"type": "uniform", "low": 0.05, "high": 0.5},
@@ -259,7 +260,7 @@ def summarise(values: list[dict[str, float]], best: float) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", default="cifar")
+    parser.add_argument("--study", default="cifar", choices=STUDIES)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--table", type=Path, default=TABLE)
@@ -267,6 +268,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = [json.loads(line) for line in args.table.read_text().splitlines()]
     rows = [row for row in rows if row["study"] == args.study]
+    PARAMETERS["lr"] |= dict(zip(("low", "high"), STUDIES[args.study].lr, strict=True))
 
     warnings.filterwarnings("ignore", category=UserWarning)  # length scales at their bounds: a key that hardly matters
     # No power is cut here: what a search costs in virtual time does not include its journal's way to the disk.
