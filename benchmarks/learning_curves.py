@@ -84,10 +84,12 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
     from phenoscape_tune.augment import TwoViews, plain_view
     from phenoscape_tune.config import build_config, merge, set_key
     from phenoscape_tune.data.parts import open_parts
+    from phenoscape_tune.training.device_use import DeviceUse
     from phenoscape_tune.training.evaluation import embed, validate
     from phenoscape_tune.training.loop import train_epoch
     from phenoscape_tune.training.monitor import open_monitor
     from phenoscape_tune.training.run import Diverged, RunOptions, start_run
+    from phenoscape_tune.training.step_clock import StepClock
 
     searched: dict[str, Any] = {}
     for key, value in configurations(study)[index].items():
@@ -132,13 +134,14 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
         def note_features() -> None:
             note(bank=embedded(bank), val=features(upright), **{f"view_{k}": features(v) for k, v in views.items()})
 
+        clock = StepClock(DeviceUse(run.device))
         with open_monitor(run.folder, None, 0) as monitor:
             note_features()  # of the untrained network
             for epoch in range(1, config.max_epochs + 1):
                 run.epoch = epoch
                 started = time.process_time()  # one thread: what the epoch costs, whatever else the machine does
                 try:
-                    loss = train_epoch(run, monitor)
+                    loss = train_epoch(run, monitor, clock)
                     seconds = time.process_time() - started
                     note(train_loss=loss, val_loss=validate(run)["val_loss"], seconds=seconds)
                 except Diverged:

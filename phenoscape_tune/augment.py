@@ -9,7 +9,7 @@ view (2.5 to 7 times), blur as a grouped convolution (oneDNN compiles anew for e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,13 @@ class ViewParameters:
     gray: Tensor
     blur: Tensor
     sigma: Tensor  # float32 (N,), pixels of the view
+
+    def share(self, part: int, parts: int, views: int = 2) -> ViewParameters:
+        """What was drawn for one of `parts` equal runs of the images, `part` counting from 0."""
+        rows = torch.arange(len(self.flip)).view(views, parts, -1)[:, part].flatten()
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        last = ("box", "factors")  # the images are their last dimension
+        return ViewParameters(**{key: value[:, rows] if key in last else value[rows] for key, value in values.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,9 @@ class TrainConfig(_Keys):
         None, description="Folder for packed images; null: $PHENOSCAPE_CACHE or the user's cache folder."
     )
     pack: bool = Field(True, description="Decode all images once into a memory-mapped file.")
-    balance: bool = Field(False, description="Sample classes evenly.")
+    balance: bool = Field(
+        False, description="Sample classes evenly in training; needs labels, and no batch holds an image twice."
+    )
     modality: Literal["rgb", "multispectral", "hyperspectral"] = Field("rgb", description="Kind of images.")
     channels: str | list[int | str] | None = Field(None, description="Channels by index or name; null: all.")
     bands: str | list[float] = Field("all", description="Bands of hyperspectral images.")
@@ -153,7 +155,7 @@ class TrainConfig(_Keys):
     optimizer: Literal["sgd", "adamw", "lars"] = Field(
         "adamw", description="Optimiser (measured: docs/experiments.md)."
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay; not applied to biases and normalisation.")
     lr_scheduler: Literal["cosine"] = Field("cosine", description="Shape of the learning-rate schedule.")
     warmup_epochs: float | None = Field(
@@ -223,6 +225,11 @@ class TrainConfig(_Keys):
         return self
 
     @property
+    def step_images(self) -> int:
+        """Images of one device that a training step sees at once: batch_size times accumulate_grad_batches."""
+        return self.batch_size * self.accumulate_grad_batches
+
+    @property
     def schedule_epochs(self) -> int:
         """Period of the cosine, in epochs."""
         return self.max_epochs if self.T_max is None else self.T_max
@@ -247,19 +254,10 @@ class TrainConfig(_Keys):
 # What the schema knows and the training does not do yet: (key, whether a configuration uses it).
 _NOT_YET = {
     "pack": lambda c: not c.pack,
-    "balance": lambda c: c.balance,
     "modality": lambda c: c.modality != "rgb",
     "channels": lambda c: c.channels is not None,
     "bands": lambda c: c.bands != "all",
     "use_segmentation_mask": lambda c: c.use_segmentation_mask,
-    "optimizer": lambda c: c.optimizer == "lars",
-    "accumulate_grad_batches": lambda c: c.accumulate_grad_batches > 1,
-    "early_stopping": lambda c: c.early_stopping is not None,
-    "devices": lambda c: c.devices != 1,
-    "precision": lambda c: c.precision == 16,
-    "sync_batchnorm": lambda c: c.sync_batchnorm,
-    "compile": lambda c: c.compile,
-    "gradient_checkpointing": lambda c: c.gradient_checkpointing,
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from phenoscape_tune.config import TrainConfig, nearest
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.weights import WeightsFile, fit_weights, impatient_hub, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -80,36 +82,25 @@ def build_encoder(config: TrainConfig, channels: int, mean: Sequence[float], std
         channels: C of the images; the first convolution is adapted to it, pretrained weights included (timm's way).
         mean, std: per channel, of the training images in [0, 1]; pretrained weights bring their own.
 
-    Raises UserError for an unknown backbone, weights that cannot be had, or a stem that the backbone does not have.
+    Raises UserError for an unknown backbone, weights that cannot be had or do not fit, or a stem that the backbone
+    does not have.
     """
-    import timm
-
-    check_backbone(config.backbone)
-    arguments: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
-    if "vit" in config.backbone or "swin" in config.backbone or "deit" in config.backbone:
-        arguments["img_size"] = config.input_size
+    file = None if config.weights in (None, "DEFAULT") else read_weights(Path(str(config.weights)))
     pretrained = config.weights == "DEFAULT"
-    try:
-        backbone = timm.create_model(config.backbone, pretrained=pretrained, **arguments)
-    except UserError:
-        raise
-    except Exception as error:
-        if not pretrained:
-            raise UserError(
-                f"backbone: '{config.backbone}' cannot be built for input_size {config.input_size}: {error}"
-            ) from error
-        raise UserError(
-            f"weights: DEFAULT: the pretrained weights of '{config.backbone}' cannot be fetched "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}); give a local file "
-            "(weights: path/to/file) or start from random weights (weights: null)"
-        ) from error
-    if uses_small_stem(config, backbone):
-        _shrink_stem(backbone, channels)
-    if config.weights not in (None, "DEFAULT"):
-        _load_backbone(backbone, Path(str(config.weights)))
-    feature_dim = _feature_dim(backbone, channels, config.input_size)
-    encoder = Encoder(backbone, feature_dim, config.projection_dim, channels)
-    if pretrained and channels == 3:
+    backbone = create_backbone(config, channels, pretrained)
+    if small := uses_small_stem(config, backbone, file):
+        shrink_stem(backbone, channels)
+    if file is not None:
+        other_stem = hasattr(backbone, "conv1") and file.has_small_stem != has_shrunk_stem(backbone)
+        backbone.load_state_dict(fit_weights(file, backbone, config.backbone, own_stem=other_stem), strict=False)
+        log.info("weights: from %s", file.path)
+        if other_stem:
+            there, here = ("standard", "small") if small else ("small", "standard")
+            log.warning("weights: %s has the %s stem and stem=%s: the stem starts anew", file.path, there, here)
+    encoder = Encoder(backbone, _feature_dim(config, backbone, channels), config.projection_dim, channels)
+    if file is not None and file.mean is not None and file.std is not None and len(file.mean) == channels:
+        encoder.set_normalisation(file.mean, file.std)
+    elif config.weights is not None and channels == 3:
         known = getattr(backbone, "pretrained_cfg", {})
         encoder.set_normalisation(known.get("mean", IMAGENET_MEAN), known.get("std", IMAGENET_STD))
     else:
@@ -117,63 +108,115 @@ def build_encoder(config: TrainConfig, channels: int, mean: Sequence[float], std
     return encoder
 
 
-def uses_small_stem(config: TrainConfig, backbone: nn.Module) -> bool:
-    """Whether the 3x3 stem without max-pool replaces the backbone's. Raises UserError where it cannot."""
+def restore_encoder(config: TrainConfig, state: Mapping[str, Tensor], path: Path) -> Encoder:
+    """The encoder of a checkpoint, on the CPU, in evaluation mode.
+
+    Args:
+        config: the checkpoint's own; another input_size than the one trained at resamples position embeddings.
+        state: an encoder's `state_dict()`.
+        path: of the checkpoint, for messages.
+
+    Raises UserError where the state is not one of this configuration's network.
+    """
+    try:
+        channels, projection_dim = state["mean"].shape[1], len(state["head.3.weight"])
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: holds no encoder of this project; give checkpoints/best.ckpt of a run") from error
+    body = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    file = WeightsFile(path, body)
+    backbone = create_backbone(config, channels, pretrained=False)
+    # What `auto` meant when the run began may have followed from a file that is gone: the weights know it.
+    if uses_small_stem(config.model_copy(update={"stem": "auto"}), backbone, file):
+        shrink_stem(backbone, channels)
+    backbone.load_state_dict(fit_weights(file, backbone, config.backbone), strict=False)
+    encoder = Encoder(backbone, _feature_dim(config, backbone, channels), projection_dim, channels)
+    try:
+        encoder.load_state_dict({**state, **{f"backbone.{k}": v for k, v in backbone.state_dict().items()}})
+    except RuntimeError as error:
+        raise UserError(f"{path}: is a checkpoint of another network than '{config.backbone}': {error}") from error
+    return encoder.eval()
+
+
+def backbone_arguments(config: TrainConfig, channels: int) -> dict[str, Any]:
+    """What `timm.create_model` needs beside the name to build the backbone for these images."""
+    from timm.models import get_pretrained_cfg
+
+    arguments: dict[str, Any] = {"in_chans": channels, "num_classes": 0}
+    known = get_pretrained_cfg(config.backbone, allow_unregistered=True)
+    if known is not None and known.fixed_input_size:  # timm's word for: its layers are made for one size of image
+        arguments["img_size"] = config.input_size
+    return arguments
+
+
+def create_backbone(config: TrainConfig, channels: int, pretrained: bool) -> nn.Module:
+    """timm's model without a classifier. Raises UserError for an unknown one, or weights that cannot be had."""
+    import timm
+
+    check_backbone(config.backbone)
+    try:
+        with impatient_hub() if pretrained else nullcontext():
+            return timm.create_model(config.backbone, pretrained=pretrained, **backbone_arguments(config, channels))
+    except Exception as error:
+        told = (str(error).splitlines() or [""])[0][:200]
+        if not pretrained:
+            raise UserError(
+                f"backbone: '{config.backbone}' cannot be built for input_size {config.input_size}: {told}"
+            ) from error
+        raise UserError(
+            f"weights: DEFAULT: the pretrained weights of '{config.backbone}' cannot be fetched "
+            f"({type(error).__name__}: {told}); give a local file "
+            "(weights: path/to/file) or start from random weights (weights: null)"
+        ) from error
+
+
+def uses_small_stem(config: TrainConfig, backbone: nn.Module, file: WeightsFile | None = None) -> bool:
+    """Whether the 3x3 stem without max-pool replaces the backbone's. Raises UserError where it cannot.
+
+    `auto` follows the weights where there are some: a pretrained first layer is worth more than resolution.
+    """
     possible = isinstance(getattr(backbone, "conv1", None), nn.Conv2d | nn.Sequential) and hasattr(backbone, "maxpool")
     if config.stem == "small" and not possible:
         raise UserError(f"stem: small needs a ResNet-like backbone, '{config.backbone}' is none; set stem=standard")
+    if config.stem == "auto" and file is not None:
+        return possible and file.has_small_stem
     if config.stem == "auto":
-        # Pretrained first layers are worth more than resolution.
         return possible and config.input_size <= SMALL_INPUT and config.weights is None
     return config.stem == "small"
 
 
-def _shrink_stem(backbone: nn.Module, channels: int) -> None:
+def shrink_stem(backbone: nn.Module, channels: int) -> None:
+    """Put a 3x3 first convolution without max-pool in the place of a ResNet's stem (SimCLR appendix B.9)."""
     width = int(backbone.bn1.num_features)  # type: ignore[union-attr, arg-type]
     backbone.conv1 = nn.Conv2d(channels, width, kernel_size=3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
     backbone.maxpool = nn.Identity()
 
 
-def _feature_dim(backbone: nn.Module, channels: int, size: int) -> int:
-    training = backbone.training
+def has_shrunk_stem(backbone: nn.Module) -> bool:
+    """Whether the first convolution is the 3x3 one of `shrink_stem`."""
+    first = getattr(backbone, "conv1", None)
+    plain = isinstance(getattr(backbone, "maxpool", None), nn.Identity)
+    return plain and isinstance(first, nn.Conv2d) and first.kernel_size == (3, 3)
+
+
+def _feature_dim(config: TrainConfig, backbone: nn.Module, channels: int) -> int:
+    """Width of the features h. Raises UserError where the backbone gives none for images of `config.input_size`."""
+    training, size = backbone.training, config.input_size
     backbone.eval()
-    with torch.no_grad():
-        width = backbone(torch.zeros(1, channels, size, size)).shape[1]
-    backbone.train(training)
-    return int(width)
-
-
-def _load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Load a state dict (torch file or safetensors) or one of our own checkpoints; never executes what is in it."""
-    if not path.is_file():
-        raise UserError(f"weights: {path}: no such file; give a file, DEFAULT or null")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: dict[str, Any] = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            h = backbone(torch.zeros(1, channels, size, size))
     except Exception as error:
+        told = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"weights: {path}: is not a file of weights alone ({type(error).__name__}); "
-            "save a state dict with torch.save or as safetensors"
+            f"input_size: {size}: backbone '{config.backbone}' cannot take images of that size ({told}); "
+            "set another input_size, or another backbone"
         ) from error
-    if "model" in state and isinstance(state["model"], dict):
-        state = state["model"]
-    own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    state = own or state
-    known = backbone.state_dict()
-    fitting = {k: v for k, v in state.items() if k in known and known[k].shape == getattr(v, "shape", None)}
-    if len(fitting) < len(known) / 2:
-        raise UserError(f"weights: {path}: only {len(fitting)} of {len(known)} tensors fit '{type(backbone).__name__}'")
-    backbone.load_state_dict(fitting, strict=False)
-    missing = sorted(set(known) - set(fitting))
-    log.info(
-        "weights: %d of %d tensors from %s%s",
-        len(fitting),
-        len(known),
-        path,
-        f"; newly initialised: {', '.join(missing[:5])}" if missing else "",
-    )
+    backbone.train(training)
+    if not isinstance(h, Tensor) or h.ndim != 2:
+        shape = f"features of shape {tuple(h.shape)}" if isinstance(h, Tensor) else f"a {type(h).__name__}"
+        raise UserError(
+            f"backbone: '{config.backbone}' gives {shape} and not one vector an image; choose another, "
+            "for example resnet50"
+        )
+    return int(h.shape[1])

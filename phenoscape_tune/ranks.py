@@ -52,3 +52,27 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def gather_shares(share: Tensor, total: int) -> Tensor:
+    """The rows (total, ...) of which this rank holds every world_size-th, from its rank on; the same on every rank.
+
+    Not differentiable.
+    """
+    if not in_group():
+        return share
+    world = world_size()
+    most = -(-total // world)
+    padded = share.new_zeros(most, *share.shape[1:])
+    padded[: len(share)] = share
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.stack(parts, dim=1).flatten(0, 1)[:total]  # (most, world, ...): row i is rank i % world's
+
+
+def average_buffers(module: torch.nn.Module) -> None:
+    """Replace the floating-point buffers of a module (batch norm's running statistics) by their mean over ranks."""
+    if in_group():
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(mean_over_ranks(buffer))

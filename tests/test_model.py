@@ -66,6 +66,22 @@ def test_any_number_of_channels(tiny: Tiny) -> None:
     assert h.shape[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("backbone", "size", "width"),
+    [("vit_base_patch16_224", 32, 768), ("resnet101", 32, 2048), ("swin_tiny_patch4_window7_224", 64, 768)],
+)
+def test_the_guides_backbones_and_others_of_a_fixed_size_at_another(
+    tiny: Tiny, backbone: str, size: int, width: int
+) -> None:
+    encoder = build(tiny(backbone=backbone, input_size=size, stem="auto")).eval()
+    assert encoder.features(torch.rand(1, 3, size, size)).shape == (1, width)
+
+
+def test_a_size_that_the_backbone_cannot_take_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=r"input_size: 40.*divisible by patch size \(16\)"):
+        build(tiny(backbone="test_vit.r160_in1k", input_size=40))
+
+
 def test_an_unknown_backbone_names_the_nearest(tiny: Tiny) -> None:
     with pytest.raises(UserError, match="resnet51.*did you mean 'resnet5"):
         build(tiny(backbone="resnet51"))
@@ -91,7 +107,7 @@ def test_weights_from_a_file(tiny: Tiny, tmp_path: Path, kind: str) -> None:
 
 def test_weights_that_do_not_fit_or_are_missing_or_hold_code_are_refused(tiny: Tiny, tmp_path: Path) -> None:
     torch.save({"other": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="0 of"):
+    with pytest.raises(UserError, match=r"tensors are missing.*1 belong.*\(other\)"):
         build(tiny(weights=str(tmp_path / "other.pt")))
     with pytest.raises(UserError, match="no such file"):
         build(tiny(weights=str(tmp_path / "none.pt")))

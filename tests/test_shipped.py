@@ -2,16 +2,87 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from phenoscape_tune.cli import train, tune
-from phenoscape_tune.config import find_file, load_config, shipped_folder, unsupported_keys
+from phenoscape_tune.config import advice, find_file, load_config, merge, shipped_folder, unsupported_keys
 from phenoscape_tune.search.space import load_space
+from phenoscape_tune.yaml_file import load_mapping
 
 SPACES = sorted(path.stem for path in shipped_folder("search_spaces").glob("*.yaml"))
 CONFIGS = sorted(path.stem for path in shipped_folder("configs").glob("*.yaml"))
+
+
+GUIDE = (Path(__file__).parent / "training-guide.md").read_text(encoding="utf-8")
+# What makes a shipped configuration train in seconds on a few small images and without a GPU; the rest is its own.
+TINY: dict[str, Any] = {
+    **{"backbone": "test_resnet.r160_in1k", "weights": None, "input_size": 32, "stem": "standard"},
+    **{"accelerator": "cpu", "devices": 1, "batch_size": 4, "projection_dim": 16, "max_epochs": 1, "num_workers": 1},
+}
+
+
+def test_the_configurations_of_the_guides_commands_ship() -> None:
+    named = set(re.findall(r"--config configs/(\w+)\.yaml", GUIDE))
+    assert named == {"rgb_basic", "rgb_high_res", "multi_gpu", "resume"}
+    assert named <= set(CONFIGS)
+
+
+def test_a_shipped_configuration_says_what_the_guide_says() -> None:
+    basic = load_config("rgb_basic").to_mapping()
+    guide = load_mapping(Path(__file__).parent.parent / "docs" / "config.yaml")  # test_docs: the guide's, to the letter
+    assert {key: basic[key] for key in guide} == guide
+    several = load_config("multi_gpu")
+    assert (several.accelerator, several.devices, several.strategy) == ("gpu", 2, "ddp")
+    large = load_config("rgb_high_res")
+    assert (large.input_size, large.gradient_checkpointing) == (384, True)
+    assert large.precision in (16, "bf16")
+    assert large.batch_size < load_config("rgb_basic").batch_size
+
+
+def test_a_run_is_resumed_with_what_it_was_started_with() -> None:
+    basic, resume = load_config("rgb_basic").to_mapping(), load_config("resume").to_mapping()
+    assert {key for key, value in basic.items() if resume[key] != value} == {"out_dir"}
+    assert resume["out_dir"] == "outputs/experiment"  # of the guide's --resume outputs/experiment/checkpoints/last.ckpt
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_shipped_configuration_stays_within_the_guides_ranges(name: str) -> None:
+    assert advice(load_config(name)) == []
+    assert name == "sample" or load_mapping(find_file(name, "configs"))["data_dir"] == "path/to/your/data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_shipped_configuration_trains(name: str, birds: Path, tmp_path: Path) -> None:
+    import torch
+
+    from phenoscape_tune.config import build_config
+    from phenoscape_tune.training.loop import train_simclr
+
+    folders = {"data_dir": str(birds), "out_dir": str(tmp_path / "run")}
+    config = build_config(merge(load_mapping(find_file(name, "configs")), {**TINY, **folders}))
+    (row,) = train_simclr(config, lambda row: None, device=torch.device("cpu"))
+    assert math.isfinite(row["train_loss"])
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_the_guides_resume_command_goes_on_with_a_run_that_was_started_with_other_values(
+    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out_dir = tmp_path / "experiment"
+    changed = [f"{key}={'null' if value is None else value}" for key, value in {**TINY, "data_dir": birds}.items()]
+    assert train.main(["--config", "configs/rgb_basic.yaml", f"out_dir={out_dir}", *changed]) == 0
+    command = ["--config", "configs/resume.yaml", "--resume", str(out_dir / "checkpoints" / "last.ckpt")]
+    assert train.main([*command, *changed, "max_epochs=2"]) == 0
+    assert "goes on after epoch 1" in capsys.readouterr().out
+    assert train.main([*command, "max_epochs=3"]) == 2
+    assert "backbone: was 'test_resnet.r160_in1k', is 'resnet50'" in capsys.readouterr().err
 
 
 def test_the_documented_spaces_ship() -> None:

@@ -36,6 +36,7 @@ def write_search(plan: Plan, parts: Parts) -> None:
         "data": parts.fingerprint,
         "metric": plan.objective.name,
         "batch_sizes": plan.capacity and asdict(plan.capacity),
+        "batch_range": plan.batch_range and list(plan.batch_range),
         "space": plan.space.to_mapping(),
         "config": plan.base.to_mapping(),
         "versions": versions(),
@@ -64,7 +65,9 @@ def saved_plan(folder: Path, saved: Mapping[str, Any]) -> Plan:
     space = build_space(saved["space"], str(folder / SEARCH_FILE))
     base = build_config(saved["config"], str(folder / SEARCH_FILE))
     plan = make_plan(space, base, int(saved["max_epochs"]), folder, METRICS[saved["metric"]])
-    measured = saved.get("batch_sizes")
+    measured, recommended = saved.get("batch_sizes"), saved.get("batch_range")
+    # As it was found then: on another GPU the search would else go on with other trials.
+    plan = replace(plan, batch_range=(recommended[0], recommended[1])) if recommended else plan
     return replace(plan, capacity=Capacity(**measured)) if measured else plan
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from phenoscape_tune.cli.common import (
@@ -23,8 +21,11 @@ from phenoscape_tune.cli.common import (
     warn,
     warn_of_advice,
 )
+from phenoscape_tune.cli.devices import batch_warnings
 from phenoscape_tune.config import TrainConfig, build_config, load_config, merge, parse_overrides, unsupported_keys
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.training.batch_advice import describe_memory, smallest
+from phenoscape_tune.training.gpus import visible_gpus
 from phenoscape_tune.yaml_file import dump_mapping
 
 RUN_FILES = ("config.yaml", "checkpoints", "logs", "test_scores.csv")
@@ -59,11 +60,13 @@ def _train(argv: Sequence[str]) -> int:
         print(dump_mapping(config.to_mapping()), end="")
         warn(unsupported_keys(config))
         warn_of_advice(config, args.quiet)
+        _tell_memory(config, args.quiet)
         if config.data_dir and not Path(config.data_dir).is_dir():
             warn([f"data_dir: {config.data_dir}: no such folder on this machine"])
         return DONE
     check_supported(config, args.config or "command line")
     warn_of_advice(config, args.quiet)
+    _tell_memory(config, args.quiet)
     folder = Path(config.out_dir).expanduser().absolute()
     if resume is None:
         hint = f"go on with --resume {folder / 'checkpoints' / 'last.ckpt'}"
@@ -71,6 +74,15 @@ def _train(argv: Sequence[str]) -> int:
         config = ensure_data(config)
     config = config.model_copy(update={"out_dir": str(folder)})
     return _run(config, resume, args.quiet)
+
+
+def _tell_memory(config: TrainConfig, quiet: bool) -> None:
+    """The GPUs' memory with the guide's batch sizes for it, and whether the configuration's is one of them."""
+    cards = visible_gpus() if config.accelerator != "cpu" and not quiet else []
+    # On standard error: a dry run's output is a configuration.
+    for line in describe_memory(cards):
+        print(line, file=sys.stderr)
+    warn(batch_warnings(None, config, smallest(cards)))
 
 
 def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
@@ -83,18 +95,20 @@ def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
         raise UserError(f"--resume: {resume}: no such checkpoint")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"--resume: {folder}: holds no config.yaml, so {resume.name} is no checkpoint of a run there")
-    own = load_config(str(folder / "config.yaml"))
+    own = load_config(str(folder / "config.yaml")).to_mapping()
     overrides = parse_overrides(args.overrides)
+    config = build_config(merge(own, overrides), "command line")
     if args.config:
-        asked = ensure_data(load_config(args.config)).to_mapping() | {"out_dir": own.out_dir}
-        different = [key for key, value in own.to_mapping().items() if asked[key] != value]
+        # With the same key=value on both sides: what was given when the run was started is given again.
+        asked = ensure_data(load_config(args.config, overrides)).to_mapping()
+        then = ensure_data(config).to_mapping()
+        different = [key for key, value in then.items() if asked[key] != value and key != "out_dir"]
         if different:
-            lines = "\n  ".join(f"{key}: was {own.to_mapping()[key]!r}, is {asked[key]!r}" for key in different)
+            lines = "\n  ".join(f"{key}: was {own[key]!r}, is {asked[key]!r}" for key in different)
             raise UserError(
                 f"{args.config}: is not the configuration of the run in {folder}:\n  {lines}\n"
                 "leave out --config, and change a key on purpose with key=value"
             )
-    config = build_config(merge(own.to_mapping(), overrides), "command line")
     return config.model_copy(update={"out_dir": str(folder)})
 
 
@@ -105,6 +119,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
     if not quiet:
         print("loading torch ...", file=sys.stderr, flush=True)
+    from phenoscape_tune.cli.progress import show_training
     from phenoscape_tune.evaluate.objective import choose_metric
     from phenoscape_tune.model import check_backbone
     from phenoscape_tune.training.device import default_device
@@ -119,7 +134,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
         prepare_folder(folder, RUN_FILES)
     last = folder / "checkpoints" / "last.ckpt"
     try:
-        with _log_on_console(quiet):
+        with show_training(quiet):
             rows = launch(config, lambda row: None, RunOptions(resume=resume, reported_epochs=config.max_epochs), parts)
     except Diverged as error:
         advice = f"the loss is no longer a number; try a smaller lr (it was {config.lr:g})"
@@ -139,20 +154,6 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     )
     print(f"weights   {folder / 'checkpoints' / 'best.ckpt'}\nlook      tensorboard --logdir {folder}")
     return DONE
-
-
-@contextmanager
-def _log_on_console(quiet: bool) -> Iterator[None]:
-    """Show what goes to training.log on standard output too."""
-    logger = logging.getLogger("phenoscape_tune")
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    if not quiet:
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 if __name__ == "__main__":

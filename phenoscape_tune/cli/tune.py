@@ -23,7 +23,7 @@ from phenoscape_tune.cli.common import (
     warn,
     warn_of_advice,
 )
-from phenoscape_tune.cli.devices import Devices, describe_devices, measure_batch_sizes, start_devices, visible_gpus
+from phenoscape_tune.cli.devices import Devices, batch_warnings, describe_devices, measure_batch_sizes, start_devices
 from phenoscape_tune.cli.question import (
     look_at_data,
     read_earlier_trials,
@@ -41,6 +41,8 @@ from phenoscape_tune.cli.saved_search import (
 from phenoscape_tune.config import TrainConfig, unsupported_keys
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace
+from phenoscape_tune.training.batch_advice import describe_memory, smallest
+from phenoscape_tune.training.gpus import visible_gpus
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.parts import Parts
@@ -176,19 +178,22 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 
 def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> int:
     from phenoscape_tune.search.display import describe_plan
-    from phenoscape_tune.search.plan import make_plan, share_devices
+    from phenoscape_tune.search.plan import make_plan, share_devices, trial_devices
 
     plan = make_plan(space, base, max_epochs, folder)
-    gpus = visible_gpus() if base.accelerator != "cpu" else 0
+    cards = visible_gpus() if base.accelerator != "cpu" else []
+    gpus, share = len(cards), 1.0
     try:
-        concurrent, _, _ = share_devices(available_cpus(), gpus, args.concurrent)
+        concurrent, _, share = share_devices(available_cpus(), gpus, args.concurrent, trial_devices(base))
     except UserError as error:  # of this machine, which need not be the one that will run it
         warn([str(error)])
         concurrent = args.concurrent
     data = f"data: {base.data_dir or 'generated sample specimens'} (not looked at)"
-    print("\n".join(describe_plan(plan, describe_devices(gpus), data, concurrent)))
+    print("\n".join(describe_plan(plan, describe_devices(gpus), data, concurrent, describe_memory(cards, share))))
     warn(unsupported_keys(base))
     warn_of_advice(base, args.quiet)
+    if not args.quiet:
+        warn(batch_warnings(space, base, smallest(cards, share)))
     if base.accelerator == "gpu" and not gpus:
         warn(["accelerator: gpu: this machine has no GPU"])
     if base.data_dir and not Path(base.data_dir).is_dir():
@@ -200,8 +205,10 @@ def _show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devi
     from phenoscape_tune.search.display import describe_plan
 
     if not args.quiet:
-        lines = describe_plan(plan, describe_devices(devices.total_gpus), parts.describe(), devices.concurrent)
+        memory = describe_memory(devices.cards, devices.gpus)
+        lines = describe_plan(plan, describe_devices(devices.total_gpus), parts.describe(), devices.concurrent, memory)
         print("\n".join(lines), flush=True)
+        warn(batch_warnings(plan.space, plan.base, devices.memory_gib))
 
 
 def open_conductor(plan: Plan, devices: Devices | None = None, warm: Sequence[TrialRecord] = ()) -> Conductor:
@@ -216,7 +223,7 @@ def open_conductor(plan: Plan, devices: Devices | None = None, warm: Sequence[Tr
         earlier = max((trial.elapsed for trial in read_trials(journal)), default=0.0) if journal.exists() else 0.0
         before = earlier + time.monotonic() - devices.since
         spending = Spending(plan.space.budget, devices.concurrent, devices.gpus, before)
-    study = Study(journal, plan.space.parameters, plan.seed, plan.objective.higher_is_better)
+    study = Study(journal, plan.space.parameters, plan.seed, plan.objective.higher_is_better, plan.within)
     return Conductor(plan, study, warm=warm, spending=spending)
 
 

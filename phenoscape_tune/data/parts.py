@@ -71,6 +71,18 @@ class Parts:
         """The indices of ``part`` (int64, such as ``split.val``) whose images have a label, in the same order."""
         return part[:0] if self.labels is None else part[self.labels[part] >= 0]
 
+    def balance_by(self, config: TrainConfig) -> np.ndarray | None:
+        """The labels to sample classes evenly by; None where the configuration does not ask for it.
+
+        Raises UserError where it does, and there are none.
+        """
+        if config.balance and self.labels is None:
+            raise UserError(
+                f"balance: true needs labels, and {config.data_dir} has none ({self.packed.specimens.label_source}): "
+                "write balance=false, or give labels (a sub-folder a class, or labels=path/to/labels.csv)"
+            )
+        return self.labels if config.balance else None
+
     def describe(self) -> str:
         """One line for a plan or a log."""
         parts = {"train": self.split.train, "validation": self.split.val, "test": self.split.test}
@@ -86,6 +98,32 @@ def data_key(config: TrainConfig) -> tuple[object, ...]:
     return tuple(getattr(config, name) for name in _DATA_KEYS)
 
 
+def open_images(
+    config: TrainConfig,
+    progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
+) -> PackedImages:
+    """Find and pack (or reuse what is packed) the images of `config.data_dir`, however few.
+
+    Raises UserError where the folder or the labels are not fit to be read, naming the numbers.
+    """
+    if config.data_dir is None:
+        raise UserError("data_dir: is missing; write data_dir=path/to/your/images")
+    labels = None if config.labels is None else Path(config.labels)
+    specimens = find_specimens(Path(config.data_dir), labels, config.group_by)
+    red, green, blue = ImageColor.getrgb(config.background)[:3]
+    settings = PackSettings(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
+    return pack(
+        specimens,
+        settings,
+        Path(config.cache_dir) if config.cache_dir else default_cache_dir(),
+        num_workers=config.num_workers,
+        max_unreadable=config.max_unreadable,
+        progress=progress,
+        notice=notice,
+    )
+
+
 def open_parts(
     config: TrainConfig,
     progress: Callable[[int, int], None] | None = None,
@@ -95,21 +133,7 @@ def open_parts(
 
     Raises UserError where the folder, the labels or the images are not fit to train on, naming the numbers.
     """
-    if config.data_dir is None:
-        raise UserError("data_dir: is missing; write data_dir=path/to/your/images")
-    labels = None if config.labels is None else Path(config.labels)
-    specimens = find_specimens(Path(config.data_dir), labels, config.group_by)
-    red, green, blue = ImageColor.getrgb(config.background)[:3]
-    settings = PackSettings(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
-    packed = pack(
-        specimens,
-        settings,
-        Path(config.cache_dir) if config.cache_dir else default_cache_dir(),
-        num_workers=config.num_workers,
-        max_unreadable=config.max_unreadable,
-        progress=progress,
-        notice=notice,
-    )
+    packed = open_images(config, progress, notice)
     split = split_specimens(packed.specimens, config.val_fraction, config.test_fraction, config.split_seed)
     total, train = len(packed.images), len(split.train)
     if len(split.val) < 2 or train < 2:
@@ -118,15 +142,22 @@ def open_parts(
             f"data_dir: {config.data_dir}: {few}: {train} for training and {len(split.val)} for validation; "
             "a few dozen at least are needed"
         )
-    if config.batch_size > train:
+    if config.step_images > train:
+        most = 2 ** max(1, (train // config.accumulate_grad_batches).bit_length() - 1)
         raise UserError(
-            f"batch_size: {config.batch_size} is larger than the training part of {config.data_dir} "
-            f"({train} of {total} images); set batch_size={2 ** (train.bit_length() - 1)} or less, or add images"
+            f"batch_size: {_told_batch(config)} is larger than the training part of {config.data_dir} "
+            f"({train} of {total} images); set batch_size={most} or less, or add images"
         )
     parts = Parts(packed, split)
+    parts.balance_by(config)  # refused before a search begins
     if parts.partly_labelled:
         _check_votes(config, parts)
     return parts
+
+
+def _told_batch(config: TrainConfig) -> str:
+    times = config.accumulate_grad_batches
+    return f"{config.batch_size}, {times} of which are one step," if times > 1 else str(config.batch_size)
 
 
 def _check_votes(config: TrainConfig, parts: Parts) -> None:

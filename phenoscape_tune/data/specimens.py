@@ -212,8 +212,11 @@ def _labels_from_folders(root: Path, names: Sequence[str]) -> tuple[list[str] | 
     return [folder[0] for folder in below], f"labels from {len(classes)} class sub-folders"
 
 
-def _read_labels_csv(path: Path, root: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None, str]:
-    """Labels ("" for none) and, where there is such a column, groups of all images; and the sentence that says so."""
+def read_label_rows(path: Path) -> tuple[dict[str, tuple[str, str]], bool]:
+    """Label and group ("" for none) by file name, as the rows of a labels CSV give them; whether it has groups.
+
+    Raises UserError for a file that is no such CSV, or has a name twice.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -234,12 +237,17 @@ def _read_labels_csv(path: Path, root: Path, names: Sequence[str]) -> tuple[list
                 rows[name] = ((row["label"] or "").strip(), (row.get("group") or "").strip())
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
         raise UserError(f"labels: {path} cannot be read as a CSV file in UTF-8: {fault}.") from fault
+    return rows, "group" in columns
 
+
+def _read_labels_csv(path: Path, root: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None, str]:
+    """Labels ("" for none) and, where there is such a column, groups of all images; and the sentence that says so."""
+    rows, has_groups = read_label_rows(path)
     found = [rows.get(name, ("", "")) for name in names]
     labels = [label for label, _ in found]
     unknown = sorted(set(rows) - set(names))
     _check_labels(path, root, dict(zip(names, labels, strict=True)), unknown, len(rows))
-    groups = tuple(group or name for name, (_, group) in zip(names, found, strict=True)) if "group" in columns else None
+    groups = tuple(group or name for name, (_, group) in zip(names, found, strict=True)) if has_groups else None
     counts = Counter(label for label in labels if label)
     some = f" for {counts.total()} of {len(names)} images" if counts.total() < len(names) else ""
     source = f"labels of {len(counts)} classes{some} from {path.name}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from phenoscape_tune.config import TrainConfig, build_config, get_key, merge, set_key
 from phenoscape_tune.search.edges import widen
-from phenoscape_tune.search.plan import Plan, most_trials
+from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import COMPLETED, Study, TrialRecord, confirm_stage
@@ -94,6 +94,7 @@ class Course:
         for key, value in record.values.items():
             set_key(own, key, value)
         own["out_dir"] = str(self.plan.folder / "trials" / record.name)
+        own |= {"devices": trial_devices(self.plan.base), "early_stopping": None}
         if record.seed is not None:
             own["seed"] = record.seed
         if self.plan.base.T_max == self.plan.base.max_epochs:

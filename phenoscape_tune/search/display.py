@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -27,8 +28,8 @@ _STYLES = {COMPLETED: "green", PRUNED: "dim", FAILED: "red", INFEASIBLE: "magent
 _SHOWN_ENDED = 12  # rows of ended trials in the live table: it must fit a screen
 
 
-def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int) -> list[str]:
-    """The plan, line by line; a line a stage begins `stage <n> <name>: <keys>`."""
+def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int, memory: Sequence[str] = ()) -> list[str]:
+    """The plan, line by line; a line a stage begins `stage <n> <name>: <keys>`. `memory`: what is told of the GPUs'."""
     lines = [f"search {plan.folder}"]
     if data:
         lines.append(data)
@@ -48,6 +49,7 @@ def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int) -
         f"epochs a trial: {plan.rungs.max_epochs}, compared at {levels} (one in {plan.rungs.factor} goes on)"
     )
     lines.append(f"devices: {devices}, {_count(concurrent, 'trial')} at a time")
+    lines += memory
     budget = plan.space.budget
     limits = [f"{budget.hours:g} hours"] if budget.hours else []
     limits += [f"{budget.gpu_hours:g} GPU hours"] if budget.gpu_hours else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from phenoscape_tune.config import TrainConfig, build_config, get_key
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric
-from phenoscape_tune.search.priority import RECHECK, Stage, order_stages, plan_stages
+from phenoscape_tune.search.priority import BATCH_SIZE, RECHECK, Stage, order_stages, plan_stages
 from phenoscape_tune.search.rungs import Rungs, plan_rungs
 from phenoscape_tune.search.space import SearchSpace
 
@@ -25,6 +25,7 @@ class Plan:
     Attributes:
         metric: the objective; None while it is not known whether there are labels.
         capacity: what the device was measured to hold; None where the batch size is not searched.
+        batch_range: batch sizes that the guide recommends for the GPU's memory; None without one.
         notes: a line on whatever had to give way.
     """
 
@@ -37,12 +38,18 @@ class Plan:
     notes: tuple[str, ...] = ()
     metric: Metric | None = None
     capacity: Capacity | None = None
+    batch_range: tuple[int, int] | None = None
 
     @property
     def objective(self) -> Metric:
         """The objective of a search that runs."""
         assert self.metric is not None, "the data were not looked at yet"
         return self.metric
+
+    @property
+    def within(self) -> dict[str, tuple[float, float]]:
+        """Recommended parts of the searched ranges, by key."""
+        return {} if self.batch_range is None else {BATCH_SIZE: self.batch_range}
 
     @property
     def warmup_epochs(self) -> float:
@@ -86,6 +93,10 @@ def make_plan(
         grace = least
     rungs, more = plan_rungs(grace, space.scheduler.reduction_factor, max_epochs, warmup)
     notes += more
+    if base.early_stopping is not None:
+        notes.append("early_stopping: not of trials, which the search compares and stops itself; best.yaml keeps it")
+    if base.devices == "auto":
+        notes.append("devices: auto: each trial on one device, side by side; best.yaml keeps auto")
     if base.warmup_epochs is not None and warmup < base.warmup_epochs:
         notes.append(f"warmup_epochs: {warmup:g} instead of {base.warmup_epochs:g} in a trial of {max_epochs} epochs")
     if base.T_max not in (None, base.max_epochs):
@@ -126,17 +137,33 @@ def shrink_to_trials(plan: Plan) -> Plan:
     return replace(plan, space=space, notes=(*plan.notes, note))
 
 
-def share_devices(cpus: int, gpus: int, concurrent: int | None) -> tuple[int, int, float]:
+def trial_devices(base: TrainConfig) -> int:
+    """Devices that a trial spans: `auto` is one, as trials side by side use several devices better than ranks do."""
+    return 1 if base.devices == "auto" else base.devices
+
+
+def share_devices(cpus: int, gpus: int, concurrent: int | None, devices: int = 1) -> tuple[int, int, float]:
     """Trials side by side, and the CPUs and GPUs that each reserves.
 
-    On GPUs one trial a GPU, or a fraction of one where more trials are asked for; on a CPU as many as cores.
-    Raises UserError where a trial would have no core.
+    On GPUs one trial a GPU, or a fraction of one where more trials are asked for; on a CPU as many as cores. A trial
+    that spans several `devices` has as many GPUs, or at least as many cores, of its own. Raises UserError where a trial
+    would have no core, or too few devices.
     """
-    concurrent = concurrent or min(gpus, cpus) or cpus
-    if concurrent > cpus:
-        raise UserError(f"--concurrent: {concurrent} trials side by side on {cpus} CPU cores; at most {cpus}")
+    there, what = (gpus, "GPU") if gpus else (cpus, "CPU core")
+    if devices > there:
+        raise UserError(f"devices: {devices}: a trial cannot span more than the {there} {what}s here; lower devices")
+    most = min(cpus, there) // devices if devices > 1 else cpus
+    concurrent = concurrent or (min(gpus // devices, cpus) if gpus else cpus // devices)
+    if concurrent > most:
+        spanning = f", each on {devices} devices," if devices > 1 else ""
+        raise UserError(
+            f"--concurrent: {concurrent} trials side by side{spanning} on {there if devices > 1 else cpus} "
+            f"{what if devices > 1 else 'CPU core'}s; at most {most}"
+        )
     if not gpus:
         return concurrent, cpus // concurrent, 0.0
+    if devices > 1:
+        return concurrent, cpus // concurrent, float(devices)
     # Ray shares a GPU only among trials that fit on it together: 1/n each.
     each = 1.0 if concurrent <= gpus else 1.0 / -(-concurrent // gpus)
     return concurrent, cpus // concurrent, each

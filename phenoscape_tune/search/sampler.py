@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,36 @@ def _at(parameter: Parameter, share: float) -> Any:
     return int(value) if parameter.type == "int" else value
 
 
+def start_within(
+    points: list[dict[str, Any]], parameters: Mapping[str, Parameter], within: Mapping[str, tuple[float, float]]
+) -> list[dict[str, Any]]:
+    """The points in another order: those whose values lie in a recommended part of the range come first.
+
+    Where none does, though the range has such values, the first point takes one. What the space's author names as
+    `default` is left to stand.
+
+    Args:
+        within: smallest and largest recommended value of some of the keys, which are numbers.
+    """
+    for key, (low, high) in within.items():
+        if key not in parameters or not points:
+            continue
+        parameter = parameters[key]
+        points = sorted(points, key=lambda point: not low <= point[key] <= high)  # stable
+        if low <= points[0][key] <= high or parameter.default is not None:
+            continue
+        if inside := _values_between(parameter, low, high):
+            points = [{**points[0], key: inside[len(inside) // 2]}, *points[1:]]
+    return points
+
+
+def _values_between(parameter: Parameter, low: float, high: float) -> list[float]:
+    """The values of a range that lie between two; where they cannot be counted, one of them."""
+    if parameter.grid is not None:
+        return [value for value in parameter.grid if isinstance(value, int | float) and low <= value <= high]
+    return [value for value in (round(math.sqrt(low * high)), low, high) if parameter.contains(value)][:1]
+
+
 class StageSampler(optuna.samplers.BaseSampler):
     """Optuna sampler of one stage.
 
@@ -81,15 +112,23 @@ class StageSampler(optuna.samplers.BaseSampler):
         trials: how many the stage starts; about half of them, at least three, are stratified first points.
         seed: seed of the stage. Each suggestion has its own stream from (seed, number of the trial), so that a
             resumed search suggests what an unbroken one would.
+        within: recommended parts of ranges, by key: the first points lie there as far as they can.
 
     Where the ranges hold few values, no point is suggested twice before all were.
     """
 
-    def __init__(self, parameters: dict[str, Parameter], trials: int, seed: int) -> None:
+    def __init__(
+        self,
+        parameters: dict[str, Parameter],
+        trials: int,
+        seed: int,
+        within: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
         self._seed = seed
         self._parameters = parameters
         first = min(trials, max(3, math.ceil(trials / 2)))
-        self._first = dict(enumerate(spread_points(parameters, first, seed))) if parameters else {}
+        points = start_within(spread_points(parameters, first, seed), parameters, within or {}) if parameters else []
+        self._first = dict(enumerate(points))
         if self._first:
             # What the space's author thinks best is tried first.
             self._first[0] |= {key: p.default for key, p in parameters.items() if p.default is not None}

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import trial_objective
-from phenoscape_tune.search.priority import CONFIRM, Stage
+from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, JOINT, Stage
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution
 from phenoscape_tune.search.space import Parameter
 
@@ -90,12 +90,18 @@ class Study:
         parameters: ranges of all searched keys.
         seed: seed of the search.
         higher_is_better: direction of the objective.
+        within: recommended parts of ranges, by key: the first points of the batch stage, or of a joint one, lie there.
 
     Raises UserError for a journal that is damaged; a torn last line is dropped.
     """
 
     def __init__(
-        self, path: Path, parameters: Mapping[str, Parameter], seed: int, higher_is_better: bool = True
+        self,
+        path: Path,
+        parameters: Mapping[str, Parameter],
+        seed: int,
+        higher_is_better: bool = True,
+        within: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         _drop_torn_line(path)
         try:
@@ -106,6 +112,7 @@ class Study:
                 "restore the file from a backup, or start anew with --overwrite"
             ) from error
         self._parameters = parameters
+        self._within = within or {}
         self._seed = seed
         self._direction: Literal["maximize", "minimize"] = "maximize" if higher_is_better else "minimize"
         self._ranges: dict[str, dict[str, Parameter]] = {}
@@ -130,7 +137,9 @@ class Study:
             warm: trials of an earlier search that are told too.
         """
         own = {key: (ranges or self._parameters)[key] for key in stage.keys}
-        sampler = StageSampler(own, stage.trials, derive_seed(self._seed, stage.name))
+        # The other stages look around a batch size that has been chosen.
+        within = self._within if stage.name in (BATCH_SIZE, JOINT) else {}
+        sampler = StageSampler(own, stage.trials, derive_seed(self._seed, stage.name), within)
         # `load_if_exists` would write to the journal of a finished search.
         if stage.study_name in optuna.get_all_study_names(self._storage):
             study = optuna.load_study(study_name=stage.study_name, storage=self._storage, sampler=sampler)

@@ -24,6 +24,7 @@ class State:
     config: dict[str, Any]
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, Any] = field(default_factory=dict)  # of float16 gradients; empty elsewhere
 
 
 def save(state: State, folder: Path, *, best: bool) -> None:

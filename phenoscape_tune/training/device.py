@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
+from phenoscape_tune import ranks
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.model import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +27,37 @@ def default_device(config: TrainConfig) -> torch.device:
     return torch.device("cpu")
 
 
+def be_deterministic(wanted: bool) -> None:
+    """Same result to the bit at the same threads, precision and machine, or else what is fastest."""
+    if wanted:
+        # Read by cuBLAS when it starts; without it torch refuses matrix products on a GPU.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted
+    torch.set_float32_matmul_precision("highest" if wanted else "high")
+
+
+def adapt(encoder: Encoder, config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> Encoder:
+    """The encoder with what the configuration asks of it beyond its layers: checkpointed or synchronised ones.
+
+    Raises UserError where the backbone cannot be checkpointed.
+    """
+    backbone: Any = encoder.backbone
+    if config.gradient_checkpointing:
+        try:
+            backbone.set_grad_checkpointing(True)
+        except (AttributeError, AssertionError, TypeError) as error:
+            raise UserError(
+                f"gradient_checkpointing: '{config.backbone}' cannot; set gradient_checkpointing=false and a smaller "
+                "micro_batch_size"
+            ) from error
+    if config.sync_batchnorm and ranks.in_group():
+        if device.type == "cuda":
+            return nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+        say("sync_batchnorm: works on GPUs only: here each rank's batch has statistics of its own")
+    return encoder
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is in the hardware (elsewhere it is emulated, and slower than float32)."""
     if device.type == "cuda":
@@ -29,12 +65,27 @@ def has_fast_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def autocast_dtype(config: TrainConfig, device: torch.device, model: nn.Module, channels: int) -> torch.dtype | None:
-    """The autocast type of a run; None for plain float32."""
-    wanted = config.precision == "bf16" or (config.precision == "auto" and has_fast_bf16(device))
+def autocast_dtype(
+    config: TrainConfig,
+    device: torch.device,
+    model: nn.Module,
+    channels: int,
+    say: Callable[[str], None] = log.info,
+) -> torch.dtype | None:
+    """The autocast type of a run; None for plain float32.
+
+    float16 is for GPUs: on a CPU bfloat16 takes its place where that is fast, else float32.
+    """
+    if config.precision == 16 and device.type == "cuda":
+        return torch.float16
+    if config.precision == 16:
+        say(f"precision: 16 is for GPUs: here it is {'bf16' if has_fast_bf16(device) else 32}")
+    wanted = config.precision == "bf16" or (config.precision in ("auto", 16) and has_fast_bf16(device))
     if wanted and device.type == "cpu" and strides_over_one_pixel(model, channels, config.input_size):
-        log.info("precision: 32 instead of bf16: at %d px a strided convolution of %s sees a single pixel, where bf16 "
-                 "gradients are wrong on a CPU", config.input_size, config.backbone)  # fmt: skip
+        say(
+            f"precision: 32 instead of bf16: at {config.input_size} px a strided convolution of {config.backbone} sees "
+            "a single pixel, where bf16 gradients are wrong on a CPU"
+        )
         return None
     return torch.bfloat16 if wanted else None
 

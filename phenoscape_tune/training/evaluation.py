@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from phenoscape_tune.augment import TwoViews, plain_view
+from phenoscape_tune import ranks
+from phenoscape_tune.augment import TwoViews, ViewParameters, plain_view
 from phenoscape_tune.config import TransformsConfig
 from phenoscape_tune.evaluate.label_free import feature_std, rankme
 from phenoscape_tune.evaluate.objective import (
@@ -41,17 +44,19 @@ def validate(run: Run) -> Row:
     run.encoder.eval()
     val = run.parts.split.val
     generator = torch.Generator().manual_seed(stream(run.config.seed, VALIDATION_SEED, 0))
-    total = 0.0
-    for images in run.batches.in_order(val):
-        views = run.two_views(images, generator).contiguous(memory_format=torch.channels_last)
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    batch = run.batches.batch_size * ranks.world_size()  # as many negatives as in training
+    for indices, drawn in _drawn(run, val, run.two_views, batch, 2, generator):
+        views = run.two_views.apply(run.batches.take(indices), drawn).contiguous(memory_format=torch.channels_last)
         with run.autocast():
             z = torch.cat([run.encoder(rows)[1] for rows in views.split(run.gradient_step.rows)])
-        total += float(nt_xent(z, run.config.temperature)) * len(images)
-    if not math.isfinite(total):
+        total += nt_xent(z, run.config.temperature, over_ranks=False) * len(indices)
+    loss = float(ranks.mean_over_ranks(total)) * ranks.world_size() / len(val)
+    if not math.isfinite(loss):
         raise Diverged(run.epoch)
     features = embed(run, val)  # (n, D)
     score = measure_validation(run, features)
-    row: Row = {"val_loss": total / len(val), "objective": score.value}
+    row: Row = {"val_loss": loss, "objective": score.value}
     if score.error is not None:
         row["objective_error"] = score.error
     return row | {"rankme": rankme(features[:HELD_OUT_IMAGES]), "feature_std": feature_std(features)}
@@ -101,7 +106,7 @@ def test(run: Run) -> Row:
     row = {"test_objective": score.value}
     if score.error is not None:
         row["test_error"] = score.error
-    if score.specimens is None:
+    if score.specimens is None or ranks.rank():
         return row
     specimens = run.parts.packed.specimens
     names, groups, classes, labels = specimens.names, specimens.groups, specimens.classes, run.parts.labels
@@ -119,14 +124,14 @@ def test(run: Run) -> Row:
 
 @torch.no_grad()
 def embed(run: Run, part: np.ndarray) -> Tensor:
-    """Backbone features h (n, D), float32, of whole images without augmentation."""
+    """Backbone features h (n, D), float32, of whole images without augmentation; the ranks share the work."""
     run.encoder.eval()
-    features = []
-    for images in run.batches.in_order(part):
+    features = [torch.empty(0, run.encoder.feature_dim, device=run.device)]
+    for images in run.batches.in_order(part[ranks.rank() :: ranks.world_size()]):
         views = plain_view(images, run.config.input_size).contiguous(memory_format=torch.channels_last)
         with run.autocast():
             features += [run.encoder.features(rows).float() for rows in views.split(run.gradient_step.rows)]
-    return torch.cat(features)
+    return ranks.gather_shares(torch.cat(features), len(part))
 
 
 @torch.no_grad()
@@ -136,19 +141,32 @@ def embed_references(run: Run, part: np.ndarray) -> Tensor:
     What is drawn follows from the search's seed alone: every trial, and every epoch, sees the same views.
     """
     run.encoder.eval()
-    seen = []
+    held_out, seen = part[:HELD_OUT_IMAGES], []
     for number, (name, count) in enumerate(run.metric.views):
         reference = TwoViews(**{**REFERENCES[name].model_dump(), "input_size": run.config.input_size})
         generator = torch.Generator().manual_seed(stream(run.reference_seed, REFERENCE_SEED, number))
-        features = []
+        features = [torch.empty(0, REFERENCE_CHUNK, count, run.encoder.feature_dim, device=run.device)]
         # In chunks of its own: drawn by the run's batch size, trials that search it would see other views.
-        for start in range(0, min(len(part), HELD_OUT_IMAGES), REFERENCE_CHUNK):
-            images = run.batches.take(part[start : min(start + REFERENCE_CHUNK, HELD_OUT_IMAGES)])
-            height, width = images.shape[-2:]
-            drawn = reference.draw(len(images), height, width, generator, count)
-            views = reference.apply(images, drawn).contiguous(memory_format=torch.channels_last)
+        for indices, drawn in _drawn(run, held_out, reference, REFERENCE_CHUNK, count, generator):
+            views = reference.apply(run.batches.take(indices), drawn).contiguous(memory_format=torch.channels_last)
             with run.autocast():
-                h = torch.cat([run.encoder.features(view).float() for view in views.split(len(images))])
-            features.append(h.view(count, len(images), -1))
-        seen.append(torch.cat(features, dim=1))
+                h = torch.stack([run.encoder.features(view).float() for view in views.split(len(indices))], dim=1)
+            features.append(F.pad(h, (0, 0, 0, 0, 0, REFERENCE_CHUNK - len(indices)))[None])  # (1, chunk, count, D)
+        chunks = ranks.gather_shares(torch.cat(features), -(-len(held_out) // REFERENCE_CHUNK))
+        seen.append(chunks.flatten(0, 1)[: len(held_out)].transpose(0, 1))  # (count, n, D)
     return torch.cat(seen)
+
+
+def _drawn(
+    run: Run, part: np.ndarray, transform: TwoViews, size: int, count: int, generator: torch.Generator
+) -> Iterator[tuple[np.ndarray, ViewParameters]]:
+    """This rank's chunks of a part, with the `count` views that are drawn of each.
+
+    What is drawn is the same whatever the number of ranks: each draws for all, and applies its own.
+    """
+    height, width = run.batches.size
+    for number, start in enumerate(range(0, len(part), size)):
+        indices = part[start : start + size]
+        drawn = transform.draw(len(indices), height, width, generator, count)
+        if number % ranks.world_size() == ranks.rank():
+            yield indices, drawn

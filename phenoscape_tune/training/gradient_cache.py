@@ -13,12 +13,14 @@ import logging
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
+from phenoscape_tune import ranks
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.nt_xent import nt_xent
 from phenoscape_tune.training.memory import OutOfMemory, is_out_of_memory
@@ -36,20 +38,29 @@ class GradientStep:
 
     Args:
         encoder: images (n, C, S, S) to features (n, D) and projections (n, d).
-        config: its batch_size, micro_batch_size and temperature are read. `auto` starts with the whole batch and, where
-            memory runs out, halves what goes through the network at once for all later steps. The batch stays as it is.
+        config: its batch_size, accumulate_grad_batches, micro_batch_size and temperature are read. The loss sees
+            batch_size·accumulate_grad_batches images of this rank at once. `auto` starts with batch_size of them and,
+            where memory runs out, halves what goes through the network at once for all later steps; the batch stays as
+            it is. In a process group every rank would have to halve: there memory that runs out is only told.
+        scaler: scales the loss for float16 gradients; the parameters' gradients are then scaled too, until the
+            optimiser's step.
 
     For tests of what happens out of memory, the environment variable PHENOSCAPE_TUNE_OOM_ABOVE=<images> makes each
     forward pass of more than two views of so many images raise torch.OutOfMemoryError.
     """
 
-    def __init__(self, encoder: nn.Module, config: TrainConfig) -> None:
-        self.encoder = encoder
-        self.temperature, self.batch_size = config.temperature, config.batch_size
+    def __init__(self, encoder: nn.Module, config: TrainConfig, scaler: torch.amp.GradScaler | None = None) -> None:
+        self.encoder, self.scaler = encoder, scaler
+        self.network = _on_all_ranks(encoder) if ranks.in_group() else encoder
+        self.temperature, self.batch_size = config.temperature, config.step_images
         self.automatic = config.micro_batch_size == "auto"
         size = config.batch_size if config.micro_batch_size == "auto" else config.micro_batch_size
-        self.micro_batch = min(size, config.batch_size)
+        self.micro_batch = min(size, self.batch_size)
+        self._recomputes = config.gradient_checkpointing
+        self._compiled = config.compile
         self._fits = False  # whether a step with this micro-batch has gone well
+        if self._compiled:
+            encoder.compile()
         if os.environ.get(OOM_ABOVE):
             network = getattr(encoder, "backbone", encoder)
             network.register_forward_pre_hook(_pretend_memory_ends_above(int(os.environ[OOM_ABOVE])))
@@ -71,23 +82,43 @@ class GradientStep:
             before = None if self._fits else _State(self.encoder, views.device)
             self.encoder.zero_grad(set_to_none=True)
             try:
-                loss = backpropagate(self.encoder, views, self.temperature, self.micro_batch, autocast)
+                loss = backpropagate(
+                    self.network,
+                    views,
+                    self.temperature,
+                    self.micro_batch,
+                    autocast,
+                    self._scale_loss,
+                    self._recomputes,
+                )
             except Exception as error:
-                if not is_out_of_memory(error):
+                short = is_out_of_memory(error)
+                if not short and not (self._compiled and not self._fits):
                     raise
                 reason = _told(error)
             else:
                 self._fits = True
                 return loss
-            self._halve(reason)
+            if short:
+                self._halve(reason)
+            else:
+                self._go_on_uncompiled(reason)
             if before is not None:
                 before.restore()
+
+    def _scale_loss(self, loss: Tensor) -> Tensor:
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def _go_on_uncompiled(self, reason: str) -> None:
+        log.warning("compile: torch.compile failed (%s): the run goes on without it", reason)
+        self._compiled = False
+        self.encoder._compiled_call_impl = None
 
     def _halve(self, reason: str) -> None:
         self.encoder.zero_grad(set_to_none=True)
         _free_memory()
         smaller = self.micro_batch // 2
-        if not self.automatic or smaller < SMALLEST:
+        if not self.automatic or smaller < SMALLEST or ranks.in_group():
             raise self._out_of_memory(reason)
         log.warning(
             "out of memory: from here on %d images go through the network at once instead of %d; batch_size %d is "
@@ -119,7 +150,13 @@ class GradientStep:
 
 
 def backpropagate(
-    encoder: nn.Module, views: Tensor, temperature: float, micro_batch: int, autocast: Autocast
+    encoder: nn.Module,
+    views: Tensor,
+    temperature: float,
+    micro_batch: int,
+    autocast: Autocast,
+    scale: Callable[[Tensor], Tensor] = lambda loss: loss,
+    recomputes: bool = False,
 ) -> Tensor:
     """Add the gradient of the whole batch's NT-Xent to the encoder's parameters; returns the loss, detached.
 
@@ -130,16 +167,20 @@ def backpropagate(
         micro_batch: images whose two views may go through the network at once; from B on, all do.
         autocast: makes the context of a forward pass; asked for anew for each, because weights that autocast caches
             without a graph would be of no use to the next.
+        scale: multiplies the loss before its gradient is taken; the loss that is returned is the unscaled one.
+        recomputes: whether layers are checkpointed, so that the backward pass runs them again.
 
     Random layers draw the same numbers in both passes. Batch norm's running statistics take one step towards the mean
-    of the micro-batches' statistics (`num_batches_tracked` counts micro-batches).
+    of the micro-batches' statistics (`num_batches_tracked` counts micro-batches); what the backward pass runs again
+    adds nothing to them.
     """
     chunks = split_rows(len(views) // 2, micro_batch)
     if len(chunks) == 1:
         with autocast():
             _, z = encoder(views)  # (2B, d)
         loss = nt_xent(z, temperature)
-        loss.backward()
+        with _unmoved_running_statistics(encoder) if recomputes else nullcontext():
+            scale(loss).backward()
         return loss.detach()
     states, parts = [], []
     for number, rows in enumerate(chunks):
@@ -150,13 +191,21 @@ def backpropagate(
     for rows, part in zip(chunks, parts, strict=True):
         z[rows] = part
     loss = nt_xent(z.requires_grad_(), temperature)
-    (gradient,) = torch.autograd.grad(loss, z)  # (2B, d)
-    for rows, state in zip(chunks, states, strict=True):
+    (gradient,) = torch.autograd.grad(scale(loss), z)  # (2B, d)
+    for number, (rows, state) in enumerate(zip(chunks, states, strict=True), start=1):
         _set_random_state(state, views.device)
-        with autocast(), _no_running_statistics(encoder):
-            _, part = encoder(views[rows])
-        part.backward(gradient[rows])
+        # The ranks exchange gradients once, with the last part.
+        apart = encoder.no_sync() if isinstance(encoder, DistributedDataParallel) and number < len(chunks) else None
+        with apart or nullcontext(), _no_running_statistics(encoder):
+            with autocast():
+                _, part = encoder(views[rows])
+            part.backward(gradient[rows])
     return loss.detach()
+
+
+def _on_all_ranks(encoder: nn.Module) -> DistributedDataParallel:
+    # Running statistics are averaged once an epoch, not replaced by the first rank's at every step.
+    return DistributedDataParallel(encoder, broadcast_buffers=False)
 
 
 def split_rows(batch: int, micro_batch: int) -> list[slice]:
@@ -200,6 +249,23 @@ def _no_running_statistics(encoder: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def _unmoved_running_statistics(encoder: nn.Module) -> Iterator[None]:
+    """Within, batch norm in training leaves its running statistics as they are, and yet saves for the backward pass
+    what it did when they moved: a checkpointed layer has to."""
+    known = [(norm, norm.momentum, norm.num_batches_tracked) for norm in _batch_norms(encoder)]
+    counts = [None if count is None else count.clone() for _, _, count in known]
+    for norm, _, _ in known:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for (norm, momentum, tracked), count in zip(known, counts, strict=True):
+            norm.momentum = momentum
+            if tracked is not None and count is not None:
+                tracked.copy_(count)
 
 
 def _batch_norms(encoder: nn.Module) -> list[_BatchNorm]:

@@ -19,6 +19,7 @@ from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.parts import Parts
 from phenoscape_tune.training.device import default_device
 from phenoscape_tune.training.loop import train_simclr
+from phenoscape_tune.training.rank_group import device_count, run_ranks
 from phenoscape_tune.training.run import Row, RunOptions
 
 
@@ -28,16 +29,27 @@ def launch(
     options: RunOptions | None = None,
     parts: Parts | None = None,
 ) -> list[Row]:
-    """Train on one device, in this process.
+    """Train on one device in this process, or on several in a process each.
 
-    Args and returns as `train_simclr`.
+    Args, returns and raises as `train_simclr`.
     """
+    options = options or RunOptions()
+    count = device_count(config)
+    if count > 1:
+        return run_ranks(config, report, options, count, train_rank)
+    return train_rank(config, report, options, parts)
+
+
+def train_rank(
+    config: TrainConfig, report: Callable[[Row], None], options: RunOptions, parts: Parts | None = None
+) -> list[Row]:
+    """Train on this process's device, as one rank of its process group where it has one."""
     rows: list[Row] = []
 
     def train() -> None:
         device = default_device(config)
         if device.type == "cuda":
-            device = get_device()  # the one that Ray reserved
+            device = get_device()  # the one that Ray, or the rank, is given
         rows.extend(train_simclr(config, report, options, device, parts))
 
     run_in_process(train, config.out_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -13,13 +14,19 @@ from phenoscape_tune import ranks
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.parts import Parts, open_parts
 from phenoscape_tune.evaluate.objective import trial_objective
-from phenoscape_tune.training.device import autocast_dtype, default_device
+from phenoscape_tune.training.advice import Advisor
+from phenoscape_tune.training.device import default_device
+from phenoscape_tune.training.device_use import DeviceUse
+from phenoscape_tune.training.early_stopping import describe_stop, epochs_without_improvement
 from phenoscape_tune.training.evaluation import test, validate
-from phenoscape_tune.training.monitor import Monitor, open_monitor
+from phenoscape_tune.training.monitor import Monitor, Progress, open_monitor
 from phenoscape_tune.training.run import Diverged, Row, Run, RunOptions, describe, save, start_run, stream
 from phenoscape_tune.training.schedule import learning_rate, set_learning_rate
+from phenoscape_tune.training.step_clock import StepClock
 
-VIEW_SEED = 1  # of the streams of random numbers within one seed
+log = logging.getLogger(__name__)
+
+VIEW_SEED, LAYER_SEED = 1, 4  # of the streams of random numbers within one seed
 
 
 def train_simclr(
@@ -29,7 +36,8 @@ def train_simclr(
     device: torch.device | None = None,
     parts: Parts | None = None,
 ) -> list[Row]:
-    """Train, and report one row an epoch: epoch, train_loss, val_loss, lr, images_per_second, seconds, and on the
+    """Train, and report one row an epoch: epoch, train_loss, val_loss, lr, seconds, images_per_second, waiting_share
+    (of the time, for data), utilisation and device_memory_gb (on a CPU process_memory_gb), and on the
     validation part objective (`options.metric`), objective_error (its standard error, where it has one),
     objective_mean (of the last three epochs: what a search compares), rankme and feature_std (of the features h: both
     tell a collapse).
@@ -42,49 +50,66 @@ def train_simclr(
     options = options or RunOptions()
     run = start_run(config, device or default_device(config), options, parts or open_parts(config))
     with open_monitor(run.folder, options.hparams, run.epoch) as monitor, run.gradient_step.naming_out_of_memory():
-        run.dtype = autocast_dtype(config, run.device, run.encoder, run.parts.channels)
         describe(run)
+        clock = StepClock(DeviceUse(run.device))
+        advisor = Advisor(config, run.batches.steps(run.parts.split.train), config.step_images * ranks.world_size())
+        advisor.look(run.history)  # what applied before a resume was said then
         for row in run.history[options.reported_epochs :]:
             report(row)
-        while run.epoch < config.max_epochs:
+        while run.epoch < config.max_epochs and not stopped_early(run):
             started = time.perf_counter()
             run.epoch += 1
-            train_loss = train_epoch(run, monitor)
-            trained = time.perf_counter() - started
-            row = {"epoch": run.epoch, "train_loss": train_loss, **validate(run)}
+            train_loss = train_epoch(run, monitor, clock)
+            measured = clock.row()
+            row = {"epoch": run.epoch, "train_loss": train_loss, **validate(run), **measured}
             if options.test and run.epoch == config.max_epochs:
                 row |= test(run)
             row["objective_mean"] = trial_objective([r["objective"] for r in (*run.history, row)])
             row["lr"] = run.optimizer.param_groups[0]["lr"]
-            row["images_per_second"] = run.batches.steps(run.parts.split.train) * config.batch_size / trained
             row["seconds"] = time.perf_counter() - started
             run.history.append(row)
             save(run)
             monitor.epoch(row, config.max_epochs)
+            monitor.advise(advisor.look(run.history))
             report(row)
     return run.history
 
 
-def train_epoch(run: Run, monitor: Monitor) -> float:
-    """One pass over the training part; returns the mean loss."""
+def stopped_early(run: Run) -> bool:
+    """Whether the run has stopped because its monitored value no longer improves."""
+    stopping = run.config.early_stopping
+    if stopping is None or epochs_without_improvement(stopping, run.metric, run.history) < stopping.patience:
+        return False
+    log.info("%s", describe_stop(stopping, run.epoch))
+    return True
+
+
+def train_epoch(run: Run, monitor: Monitor, clock: StepClock) -> float:
+    """One pass over the training part, timed by `clock`; returns the mean loss."""
     config = run.config
     run.encoder.train()
     # Random layers (drop path) draw from torch's global stream: tied to the epoch, a resumed run draws the same.
-    torch.manual_seed(config.seed + run.epoch)
+    torch.manual_seed(stream(config.seed, LAYER_SEED, run.epoch, ranks.rank()))
     generator = torch.Generator().manual_seed(stream(config.seed, VIEW_SEED, run.epoch))
     steps = run.batches.steps(run.parts.split.train)
     total = torch.zeros((), device=run.device)
-    for step, images in enumerate(run.batches.shuffled(run.parts.split.train, config.seed, run.epoch), start=1):
+    batches = run.batches.shuffled(run.parts.split.train, config.seed, run.epoch)
+    for step, images in enumerate(clock.steps(batches), start=1):
         set_learning_rate(run.optimizer, learning_rate(config, run.epoch - 1 + (step - 1) / steps))
-        views = run.two_views(images, generator).contiguous(memory_format=torch.channels_last)  # (2B, C, S, S)
+        # Drawn for the images of all ranks: what an image is given does not depend on how many there are.
+        drawn = run.two_views.draw(len(images) * ranks.world_size(), *run.batches.size, generator)
+        views = run.two_views.apply(images, drawn.share(ranks.rank(), ranks.world_size()))  # (2B, C, S, S)
+        views = views.contiguous(memory_format=torch.channels_last)
         if run.epoch == 1 and step == 1:
             monitor.views(views)
         loss = run.gradient_step(views, run.autocast)
         logged = ((run.epoch - 1) * steps + step) % config.log_every_n_steps == 0
         norm = _clip(run, logged)
-        run.optimizer.step()
+        run.scaler.step(run.optimizer)  # with float16 not where the scaled gradient overflowed
+        run.scaler.update()
         total += loss
         # Reading a value waits for a GPU, so there it is read only where it is logged; on a CPU it costs nothing.
+        value = None
         if logged or run.device.type == "cpu":
             value = float(loss)
             if not math.isfinite(value):
@@ -92,6 +117,8 @@ def train_epoch(run: Run, monitor: Monitor) -> float:
             if logged:
                 lr = run.optimizer.param_groups[0]["lr"]
                 monitor.step(run.epoch, step, steps, {"loss": value, "lr": lr, "gradient_norm": float(norm)})
+        monitor.progress(Progress(run.epoch, config.max_epochs, step, steps, clock.images_per_second, value))
+    ranks.average_buffers(run.encoder)
     mean = float(ranks.mean_over_ranks(total / steps))
     if not math.isfinite(mean):
         raise Diverged(run.epoch)
@@ -101,6 +128,8 @@ def train_epoch(run: Run, monitor: Monitor) -> float:
 def _clip(run: Run, wanted: bool) -> Tensor | float:
     """Clip the gradient where the configuration asks for it; returns its norm before, where that is wanted."""
     limit = run.config.gradient_clip
+    if limit is not None or wanted:
+        run.scaler.unscale_(run.optimizer)
     if limit is not None:
         return torch.nn.utils.clip_grad_norm_(run.encoder.parameters(), limit)
     if not wanted:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,23 @@ from torch import Tensor
 from phenoscape_tune import ranks
 
 LOGGER = logging.getLogger("phenoscape_tune")
+# Every step, for whoever shows a bar: a record's `msg` is a Progress. None of it goes to a log.
+PROGRESS = logging.getLogger("phenoscape_tune.progress")
+PROGRESS.propagate = False
+PROGRESS.setLevel(logging.INFO)
 SHOWN_PAIRS = 8
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: `step` of `steps` in `epoch` of `epochs`, all counted from 1; the loss where it is known."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    images_per_second: float
+    loss: float | None = None
 
 
 class Monitor:
@@ -31,8 +48,14 @@ class Monitor:
     def step(self, epoch: int, step: int, steps: int, values: Mapping[str, float]) -> None:
         """A training step that is logged; `step` counts from 1 within the epoch."""
 
+    def progress(self, progress: Progress) -> None:
+        """A training step that has been launched; costs microseconds where nobody looks."""
+
     def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
         """The end of an epoch, with all that was measured in it."""
+
+    def advise(self, lines: Sequence[str]) -> None:
+        """Advice on the run, as warnings."""
 
     def views(self, pairs: Tensor) -> None:
         """Augmented views (2B, C, S, S) in [0, 1] of one batch."""
@@ -94,6 +117,13 @@ class RunMonitor(Monitor):
             self._board.add_scalar(f"step/{key}", value, total)
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
         LOGGER.info("epoch %d  step %d/%d  %s", epoch, step, steps, shown)
+
+    def progress(self, progress: Progress) -> None:
+        PROGRESS.info(progress)
+
+    def advise(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            LOGGER.warning("%s", line)
 
     def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
         for key, value in row.items():

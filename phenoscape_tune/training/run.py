@@ -20,6 +20,8 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric, choose_metric
 from phenoscape_tune.model import Encoder, build_encoder
 from phenoscape_tune.training import checkpoint
+from phenoscape_tune.training.device import adapt, autocast_dtype, be_deterministic
+from phenoscape_tune.training.early_stopping import check_monitor
 from phenoscape_tune.training.gradient_cache import GradientStep
 from phenoscape_tune.training.schedule import build_optimizer
 
@@ -32,8 +34,11 @@ class Diverged(Exception):
     """The loss is no longer a number; `epoch` says when."""
 
     def __init__(self, epoch: int) -> None:
-        super().__init__(f"diverged at epoch {epoch}")
+        super().__init__(epoch)
         self.epoch = epoch
+
+    def __str__(self) -> str:
+        return f"diverged at epoch {self.epoch}"
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,18 @@ class Run:
     optimizer: torch.optim.Optimizer
     two_views: TwoViews
     metric: Metric
+    dtype: torch.dtype | None
+    notes: list[str] = field(default_factory=list)  # what was decided before there was a log
     reference_seed: int = 0
-    dtype: torch.dtype | None = None
     epoch: int = 0
     history: list[Row] = field(default_factory=list)
     gradient_step: GradientStep = field(init=False)
+    scaler: torch.amp.GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.gradient_step = GradientStep(self.encoder, self.config)
+        # Small gradients vanish in float16 (Micikevicius et al., arXiv 1710.03740, section 3.2).
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.gradient_step = GradientStep(self.encoder, self.config, self.scaler)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
@@ -86,26 +95,39 @@ class Run:
 def start_run(config: TrainConfig, device: torch.device, options: RunOptions, parts: Parts) -> Run:
     """Folder, data, network and optimiser; new, or as a checkpoint left them."""
     torch.manual_seed(config.seed)
-    torch.use_deterministic_algorithms(config.deterministic)
+    metric = choose_metric(options.metric, parts.labels is not None, parts.few_labels)
+    check_monitor(config.early_stopping, metric)
+    be_deterministic(config.deterministic)
     mean, std = channel_statistics(parts)
     encoder = build_encoder(config, parts.channels, mean, std).to(device).to(memory_format=torch.channels_last)
+    notes: list[str] = []
+    encoder = adapt(encoder, config, device, notes.append)
     run = Run(
         config=config,
         folder=Path(config.out_dir),
         device=device,
         parts=parts,
-        batches=Batches(parts.packed.images, config.batch_size, device),
+        batches=Batches(parts.packed.images, config.step_images, device, parts.balance_by(config)),
         encoder=encoder,
         optimizer=build_optimizer(config, encoder),
         two_views=TwoViews(**config.transforms.model_dump()),
-        metric=choose_metric(options.metric, parts.labels is not None, parts.few_labels),
+        metric=metric,
+        dtype=autocast_dtype(config, device, encoder, parts.channels, notes.append),
+        notes=notes,
         reference_seed=options.reference_seed,
     )
+    if not run.batches.steps(parts.split.train):
+        raise UserError(
+            f"batch_size: {config.step_images} images on each of {ranks.world_size()} devices are more than the "
+            f"training part of {config.data_dir} has ({len(parts.split.train)}); lower batch_size or "
+            "accumulate_grad_batches"
+        )
     if options.resume is not None:
         load(run, options.resume)
     # Last: a checkpoint that does not fit must not leave its configuration behind.
-    run.folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, run.folder / "config.yaml")
+    if ranks.rank() == 0:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        save_config(config, run.folder / "config.yaml")
     return run
 
 
@@ -115,6 +137,7 @@ def load(run: Run, path: Path) -> None:
     try:
         run.encoder.load_state_dict(state.model)
         run.optimizer.load_state_dict(state.optimizer)
+        run.scaler.load_state_dict(state.scaler)
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: is of another network or optimiser than this configuration "
@@ -155,21 +178,25 @@ def describe(run: Run) -> None:
         run.device,
         run.dtype or torch.float32,
         torch.get_num_threads(),
-        config.batch_size * ranks.world_size(),
+        config.step_images * ranks.world_size(),
         config.optimizer,
     )
+    for note in run.notes:
+        log.info("%s", note)
     if config.eta_min is not None and config.resolved_eta_min != config.eta_min:
         log.info("eta_min: %g is not below lr %g: the floor is %g", config.eta_min, config.lr, config.resolved_eta_min)
     if config.pin_memory or config.persistent_workers:
         log.info("images are packed: pin_memory and persistent_workers, for the loader of unpacked ones, are not used")
-    if config.strategy == "ddp":
-        log.info("strategy: ddp has nothing to distribute on one device")
-    if run.gradient_step.micro_batch < config.batch_size:
+    if not ranks.in_group():
+        for key, used in (("strategy: ddp", config.strategy == "ddp"), ("sync_batchnorm", config.sync_batchnorm)):
+            if used:
+                log.info("%s has nothing to do on one device", key)
+    if run.gradient_step.micro_batch < config.step_images:
         log.info(
             "micro_batch_size: %d of %d images go through the network at once; the loss sees all, batch norm's "
             "statistics are of a micro-batch",
             run.gradient_step.micro_batch,
-            config.batch_size,
+            config.step_images,
         )
     if run.epoch:
         log.info("goes on after epoch %d", run.epoch)
@@ -181,6 +208,7 @@ def save(run: Run) -> None:
         state = checkpoint.State(
             model=run.encoder.state_dict(),
             optimizer=run.optimizer.state_dict(),
+            scaler=run.scaler.state_dict(),
             config=run.config.to_mapping(),
             epoch=run.epoch,
             history=run.history,

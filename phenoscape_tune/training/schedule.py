@@ -24,12 +24,19 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW; biases and normalisation go without weight decay (SimCLR, appendix B.6)."""
+    """SGD with momentum, AdamW, or LARS (arXiv 1708.03888); biases and normalisation go without weight decay, and with
+    LARS without its trust ratio (SimCLR, appendix B.6)."""
     decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
+    if config.optimizer == "lars":
+        from timm.optim import Lars
+
+        # It takes a group without weight decay for one not to adapt; here that is the other group alone.
+        adapted = [{**groups[0], "always_adapt": True}, groups[1]]
+        return Lars(adapted, lr=config.lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.lr)
 
 

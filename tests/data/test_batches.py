@@ -46,3 +46,37 @@ def test_ranks_share_an_epoch_without_overlap(monkeypatch) -> None:
 
 def test_in_order_gives_all_images_once() -> None:
     assert indices(list(batches(4).in_order(PART))) == PART.tolist()
+
+
+LABELS = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
+
+
+def balanced(size: int) -> Batches:
+    return Batches(IMAGES, size, torch.device("cpu"), balance_by=LABELS)
+
+
+def test_a_balanced_epoch_draws_classes_evenly_and_no_image_twice_in_a_batch() -> None:
+    everything = np.arange(10)
+    for epoch in range(1, 6):
+        chunks = [indices([chunk]) for chunk in balanced(4).shuffled(everything, seed=1, epoch=epoch)]
+        assert [sorted(LABELS[chunk].tolist()) for chunk in chunks] == [[0, 0, 1, 1]] * 2
+        assert all(len(set(chunk)) == 4 for chunk in chunks)
+        assert chunks == [indices([chunk]) for chunk in balanced(4).shuffled(everything, seed=1, epoch=epoch)]
+    # In time every image of a common class is seen.
+    seen = {i for epoch in range(20) for i in indices(list(balanced(4).shuffled(everything, 1, epoch)))}
+    assert seen == set(range(10))
+
+
+def test_ranks_share_a_balanced_batch_without_an_image_twice(monkeypatch) -> None:
+    monkeypatch.setattr("phenoscape_tune.ranks.world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr("phenoscape_tune.ranks.rank", lambda rank=rank: rank)
+        shares.append([indices([chunk]) for chunk in balanced(2).shuffled(np.arange(10), seed=3, epoch=1)])
+    for own, other in zip(*shares, strict=True):
+        assert len({*own, *other}) == 4
+        assert sorted(LABELS[own + other].tolist()) == [0, 0, 1, 1]
+
+
+def test_a_part_smaller_than_a_batch_has_no_balanced_steps() -> None:
+    assert list(balanced(4).shuffled(PART[:2], seed=1, epoch=1)) == []

@@ -119,3 +119,14 @@ def test_labels_that_the_split_puts_into_the_test_part_do_not_count(tiny: Tiny, 
     assert len(open_parts(tiny(labels=table)).split.test)
     with pytest.raises(UserError, match="parts hold 3 readable labelled images"):
         open_parts(tiny(labels=table, val_fraction=0.2, test_fraction=0.5))
+
+
+def test_balance_needs_labels(tiny: Tiny, tmp_path: Path, birds: Path) -> None:
+    parts = open_parts(tiny(balance=True))
+    assert parts.balance_by(tiny(balance=True)) is parts.labels
+    assert parts.balance_by(tiny()) is None
+    (tmp_path / "loose").mkdir()
+    for path in birds.glob("crow/*.jpg"):
+        (tmp_path / "loose" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"balance: true needs labels, and .*loose has none .*write balance=false"):
+        open_parts(tiny(data_dir=str(tmp_path / "loose"), balance=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -28,7 +29,7 @@ register_pickle_by_value(sys.modules[__name__])
 EPOCHS = 4
 
 
-def search(folder: Path, trial: Any, trials: int = 5, concurrent: int = 1) -> list[TrialRecord]:
+def search(folder: Path, trial: Any, trials: int = 5, concurrent: int = 1, cpus: int = 1) -> list[TrialRecord]:
     """Run a search over lr whose trials do what `trial` does; returns its records."""
     space = build_space({
         "parameters": {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-1}},
@@ -39,7 +40,7 @@ def search(folder: Path, trial: Any, trials: int = 5, concurrent: int = 1) -> li
     plan = make_plan(space, build_config({"warmup_epochs": 0}), EPOCHS, folder, METRICS["knn_accuracy"])
     conductor = Conductor(plan, Study(folder / "study.journal", space.parameters, seed=0))
     with Display(conductor, quiet=True, concurrent=concurrent) as display:
-        assert run_search(conductor, display, concurrent, cpus=1, gpus=0.0, trial=trial)
+        assert run_search(conductor, display, concurrent, cpus=cpus, gpus=0.0, trial=trial)
     return conductor.records()
 
 
@@ -111,3 +112,31 @@ def test_out_of_memory_is_infeasible_and_its_process_is_not_used_again(
     assert "batch_size" in records["lr-00"].reason
     assert {records[name].status for name in ("defau", "lr-01")} <= {"completed", "pruned"}
     assert "infeasible" in (tmp_path / "leaderboard.csv").read_text()
+
+
+def test_trials_that_span_two_devices_leave_nothing_behind(tmp_path: Path, birds: Path, ray_session: None) -> None:
+    """Six in a row, most of them stopped early: when the next one starts, the ranks of the one before are gone."""
+
+    def trial(task: dict[str, Any]) -> None:
+        import psutil
+
+        from phenoscape_tune.search.runner import run_trial
+
+        ranks = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
+        # What stays is the process that ranks are forked from, with its resource tracker.
+        alive = [p.pid for p in ranks if p.parent() is not None and p.parent().pid != os.getpid()]
+        with (tmp_path / "starts").open("a") as file:
+            file.write(f"{task['name']} {time.time()} {len(alive)}\n")
+        small = {"backbone": "test_resnet.r160_in1k", "input_size": 32, "stem": "standard", "projection_dim": 16}
+        data = {"data_dir": str(birds), "batch_size": 8, "num_workers": 1, "accelerator": "cpu", "devices": 2}
+        run_trial({**task, "config": {**task["config"], **small, **data, "transforms": {"input_size": 32}}})
+
+    records = search(tmp_path, trial, trials=6, cpus=2)
+    assert {record.status for record in records} <= {"completed", "pruned"}
+    assert "pruned" in {record.status for record in records}
+    starts = [line.split() for line in (tmp_path / "starts").read_text().splitlines()]
+    assert len(starts) == 6
+    assert [int(alive) for _, _, alive in starts] == [0] * 6
+    for (name, _, _), (_, following, _) in itertools.pairwise(starts):
+        last = tmp_path / "trials" / name / "checkpoints" / "last.ckpt"
+        assert float(following) - last.stat().st_mtime < 10

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from strategies import ranges
 
 from phenoscape_tune.search.priority import Stage
-from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution, spread_points
+from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution, spread_points, start_within
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import COMPLETED, Study
 
@@ -78,6 +78,63 @@ def suggest(parameters: dict[str, Parameter], trials: int, seed: int, values: li
         points.append(trial.params)
         study.tell(trial, values[number % len(values)])
     return points
+
+
+# What is recommended comes first
+
+
+def batches(points: list[dict[str, Any]]) -> list[int]:
+    return [point["batch_size"] for point in points]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_points_lie_in_the_recommended_part_and_are_the_same_ones(seed: int) -> None:
+    parameters = {"batch_size": BATCH, "lr": LR}
+    points = spread_points(parameters, 8, seed)
+    ordered = start_within(points, parameters, {"batch_size": (64, 128), "lr_of_another_stage": (0, 1)})
+    assert all(batch in (64, 128) for batch in batches(ordered)[:4])
+    assert all(batch in (16, 32) for batch in batches(ordered)[4:])
+    assert sorted(map(str, ordered)) == sorted(map(str, points))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "points", "expected"),
+    [
+        (BATCH, [16, 128], 64),
+        (Parameter(type="logint", low=8, high=512), [9, 300], 45),
+        (Parameter(type="logint", low=50, high=512), [90, 300], 64),
+        (Parameter(type="int", low=8, high=512, step=8), [8, 504], 48),
+    ],
+)
+def test_where_no_point_lies_there_the_first_takes_such_a_value(
+    parameter: Parameter, points: list[int], expected: int
+) -> None:
+    made = start_within(
+        [{"batch_size": point} for point in points], {"batch_size": parameter}, {"batch_size": (32, 64)}
+    )
+    assert parameter.contains(batches(made)[0])
+    assert batches(made)[1:] == points[1:]
+    assert batches(made)[0] == expected
+
+
+def test_a_range_without_recommended_values_is_left_as_it_is() -> None:
+    points = [{"batch_size": 16}, {"batch_size": 128}]
+    assert start_within(points, {"batch_size": BATCH}, {"batch_size": (256, 512)}) == points
+    assert start_within([], {"batch_size": BATCH}, {"batch_size": (32, 64)}) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_spaces_author_thinks_best_wins(seed: int) -> None:
+    sampler = StageSampler({"batch_size": BATCH.model_copy(update={"default": 16})}, 4, seed, {"batch_size": (64, 128)})
+    study = optuna.create_study(sampler=sampler)
+    tried = []
+    for number in range(4):
+        sampler.begin(number)
+        trial = study.ask({"batch_size": distribution(BATCH)})
+        tried.append(trial.params["batch_size"])
+        study.tell(trial, 0.5)
+    assert tried[0] == 16
+    assert sorted(tried) == [16, 32, 64, 128]
 
 
 @settings(max_examples=25, deadline=None)

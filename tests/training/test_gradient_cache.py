@@ -349,6 +349,90 @@ def test_the_variable_for_tests_ends_memory_above_two_views_of_so_many_images(mo
     assert step.micro_batch == 2
 
 
+# Accumulation, scaling, recomputation, compilation
+
+
+def test_accumulated_batches_are_one_contrastive_batch() -> None:
+    encoder, pixels = network(), views(12)
+    config = build_config({"batch_size": 4, "accumulate_grad_batches": 3, "temperature": TAU})
+    step = GradientStep(encoder, config)
+    assert (step.batch_size, step.micro_batch) == (12, 4)
+    expected = whole_gradient(copy.deepcopy(encoder), pixels)
+    loss = step(pixels, nullcontext)
+    assert_same((loss, [p.grad for p in encoder.parameters()]), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("micro_batch", [4, 12])
+def test_a_scaled_loss_gives_the_same_gradient_after_unscaling(micro_batch: int) -> None:
+    encoder, pixels = network(dtype=torch.float32), views(12, torch.float32)
+    config = build_config({"batch_size": 12, "micro_batch_size": micro_batch, "temperature": TAU})
+    expected = whole_gradient(copy.deepcopy(encoder), pixels)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    loss = GradientStep(encoder, config, scaler)(pixels, nullcontext)
+    scaled = [p.grad.clone() for p in encoder.parameters()]
+    scaler.unscale_(torch.optim.SGD(encoder.parameters(), lr=0.1))
+    assert_same((loss, [p.grad for p in encoder.parameters()]), expected, rtol=1e-5)
+    assert float(scaled[0].norm()) > 100 * float(next(encoder.parameters()).grad.norm())
+
+
+class Checkpointed(Network):
+    """Runs its layers again in the backward pass."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.utils.checkpoint.checkpoint(self.layers, images, use_reentrant=False)
+        return h, self.head(h)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 6])
+def test_layers_that_are_run_again_count_once_in_batch_norms_statistics(micro_batch: int) -> None:
+    torch.manual_seed(0)
+    again = Checkpointed(nn.BatchNorm2d(6)).double()
+    once = Network(nn.BatchNorm2d(6)).double()
+    once.load_state_dict(again.state_dict())
+    pixels = views(6)
+    loss = backpropagate(once, pixels, TAU, micro_batch, nullcontext)
+    assert_same(
+        (
+            backpropagate(again, pixels, TAU, micro_batch, nullcontext, recomputes=True),
+            [p.grad for p in again.parameters()],
+        ),
+        (loss, [p.grad for p in once.parameters()]),
+        rtol=1e-10,
+    )
+    for (name, ours), theirs in zip(again.named_buffers(), once.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_where_compilation_fails_the_run_goes_on_without_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("no compiler here")
+
+    compile_with = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile_with(module, backend=backend))
+    encoder, pixels = network(), views(4)
+    expected = whole_gradient(copy.deepcopy(encoder), pixels)
+    step = GradientStep(encoder, build_config({"batch_size": 4, "compile": True, "temperature": TAU}))
+    loss = step(pixels, nullcontext)
+    assert_same((loss, [p.grad for p in encoder.parameters()]), expected, rtol=1e-10)
+    assert "torch.compile failed" in caplog.text
+    caplog.clear()
+    step(pixels, nullcontext)
+    assert caplog.text == ""
+
+
+@pytest.mark.slow
+def test_a_compiled_network_has_the_same_gradient() -> None:
+    encoder, pixels = network(dtype=torch.float32), views(6, torch.float32)
+    expected = whole_gradient(copy.deepcopy(encoder), pixels)
+    step = GradientStep(encoder, build_config({"batch_size": 6, "compile": True, "temperature": TAU}))
+    loss = step(pixels, nullcontext)
+    assert step._compiled
+    assert_same((loss, [p.grad for p in encoder.parameters()]), expected, rtol=1e-4)
+    assert set(encoder.state_dict()) == set(network().state_dict())
+
+
 # Ranks
 
 

@@ -8,7 +8,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from phenoscape_tune.training.monitor import LOGGER, Monitor, RunMonitor, open_monitor
+from phenoscape_tune.training.monitor import LOGGER, PROGRESS, Monitor, Progress, RunMonitor, open_monitor
 
 pytestmark = pytest.mark.slow  # torch's TensorBoard writer
 
@@ -32,6 +32,47 @@ def test_rows_become_scalars_and_lines(tmp_path: Path) -> None:
     log = (tmp_path / "logs" / "training.log").read_text()
     assert "epoch 1  step 50/100  loss 2.5" in log
     assert "epoch 1/10  train_loss 2  objective 0.5" in log
+
+
+def test_what_the_device_does_becomes_scalars_too(tmp_path: Path) -> None:
+    use = {"utilisation": 0.75, "device_memory_gb": 11.5, "waiting_share": 0.25, "images_per_second": 640.0}
+    with open_monitor(tmp_path, None, 0) as monitor:
+        monitor.epoch({"epoch": 3, **use}, 10)
+    events = read(tmp_path)
+    assert {key: [(s.step, s.value) for s in events.Scalars(key)] for key in use} == {
+        key: [(3, value)] for key, value in use.items()
+    }
+
+
+def test_advice_is_a_warning_in_the_log(tmp_path: Path) -> None:
+    with open_monitor(tmp_path, None, 0) as monitor:
+        monitor.advise([])
+        monitor.advise(["few negatives: 100 % of them", "slow convergence"])
+    lines = (tmp_path / "logs" / "training.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == [
+        "WARNING few negatives: 100 % of them",
+        "WARNING slow convergence",
+    ]
+
+
+def test_progress_is_heard_by_whoever_listens_and_stands_in_no_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[object] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.msg)
+
+    step, listener = Progress(1, 9, 3, 7, 120.0, 2.5), Listener()
+    with open_monitor(tmp_path, None, 0) as monitor:
+        monitor.progress(step)
+        PROGRESS.addHandler(listener)
+        monitor.progress(step)
+        PROGRESS.removeHandler(listener)
+    assert heard == [step]
+    assert (tmp_path / "logs" / "training.log").read_text() == ""
+    assert capsys.readouterr() == ("", "")
 
 
 def test_hparams_are_on_disk_before_the_first_epoch_ends(tmp_path: Path) -> None:

@@ -1,0 +1,284 @@
+"""`embed.py`: the embeddings of a folder of images by a trained encoder, and what they are worth."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phenoscape_tune.cli.common import (
+    DONE,
+    check_folder,
+    pack_progress,
+    prepare_folder,
+    run_command,
+    warn,
+)
+from phenoscape_tune.cli.downstream import measure_downstream, tell_downstream
+from phenoscape_tune.config import TrainConfig, build_config, merge, nearest, parse_overrides
+from phenoscape_tune.errors import UserError
+
+if TYPE_CHECKING:  # --help must not pay for torch
+    import numpy as np
+
+    from phenoscape_tune.data.packed import PackedImages
+    from phenoscape_tune.model import Encoder
+
+FORMATS = ("csv", "parquet", "safetensors")
+DOWNSTREAM, NEIGHBOURS, PROJECTOR, EMBEDDINGS = "downstream.json", "neighbours.png", "projector", "embeddings"
+# The description stands first: by it a folder of this command is known.
+FILES = (
+    *("backbone.json", "backbone.safetensors", DOWNSTREAM, NEIGHBOURS, PROJECTOR),
+    *(f"{EMBEDDINGS}.{kind}" for kind in FORMATS),
+)
+# What may differ from the checkpoint's configuration: the images and the machine, not the network.
+SPLIT_KEYS = ("labels", "group_by", "val_fraction", "test_fraction", "split_seed")
+KEYS = (
+    *("data_dir", *SPLIT_KEYS, "input_size", "resize", "background", "cache_dir", "max_unreadable"),
+    *("num_workers", "batch_size", "accelerator", "precision"),
+)
+CHUNK = 64  # images through the network at once, at most
+SPEAK_EVERY = 30  # seconds between lines of progress where there is no terminal
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained encoder and where it stands.
+
+    Attributes:
+        path: of the checkpoint.
+        config: as it was trained.
+        asked: the same with this command's images and machine.
+        state: the encoder's weights.
+        epoch: that the checkpoint was written after.
+    """
+
+    path: Path
+    config: TrainConfig
+    asked: TrainConfig
+    state: dict[str, Any]
+    epoch: int
+
+    @property
+    def own_images(self) -> bool:
+        """Whether the images are those that the run was trained on, or a part of which it was."""
+        return Path(str(self.config.data_dir)).resolve() == Path(str(self.asked.data_dir)).resolve()
+
+    @property
+    def own_parts(self) -> bool:
+        """Whether they are also in the same parts: what is the test part was not trained on."""
+        return self.own_images and all(getattr(self.config, key) == getattr(self.asked, key) for key in SPLIT_KEYS)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="embed.py",
+        usage="%(prog)s [options] CHECKPOINT [DIR] [key=value ...]",
+        description="Write the embeddings of a folder of images by a trained encoder, a picture of nearest "
+        "neighbours, TensorBoard's projector and the backbone for timm; with labels also kNN and linear-probe "
+        "accuracy. Without DIR the images are the run's own.",
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's folder (its best.ckpt) or a checkpoint")
+    parser.add_argument("words", nargs="*", metavar="DIR, key=value", help="folder of images; keys, e.g. labels=a.csv")
+    parser.add_argument("--out", metavar="DIR", help="output folder (default: outputs/<run>-embeddings[-<DIR>])")
+    parser.add_argument(
+        "--format", metavar="LIST", default=",".join(FORMATS), help="files of embeddings (default: %(default)s)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="delete an earlier result in the same folder")
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return run_command(_embed, argv)
+
+
+def _embed(argv: Sequence[str]) -> int:
+    args = build_parser().parse_intermixed_args(argv)
+    formats = _formats(args.format)
+    data_dir, overrides = _sort_words(args.words)
+    path = find_checkpoint(Path(args.checkpoint).expanduser().absolute())
+    name = path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+    folder = Path(f"outputs/{name}-embeddings" + (f"-{Path(data_dir).resolve().name}" if data_dir else ""))
+    folder = (Path(args.out).expanduser() if args.out else folder).absolute()
+    check_folder(folder, FILES, args.overwrite, "choose another one with --out")
+    if not args.quiet:
+        print("loading torch ...", file=sys.stderr, flush=True)
+    trained = _open(path, data_dir, overrides)
+
+    from phenoscape_tune.data.parts import open_images
+    from phenoscape_tune.evaluate.embeddings import readable
+    from phenoscape_tune.model import restore_encoder
+
+    encoder = restore_encoder(trained.asked, trained.state, path)
+    packed = open_images(trained.asked, None if args.quiet else pack_progress, lambda line: warn([line]))
+    if encoder.mean.shape[1] != packed.images.shape[1]:
+        raise UserError(
+            f"{path}: was trained on images of {encoder.mean.shape[1]} channels; those in {trained.asked.data_dir} "
+            f"have {packed.images.shape[1]}"
+        )
+    features = _features(trained, encoder, packed, args.quiet)
+    # Only now, with all that the user wrote checked, may an earlier result be deleted.
+    prepare_folder(folder, FILES)
+    _write(folder, trained, encoder, packed, features, formats)
+    told = measure_downstream(
+        trained.asked,
+        packed,
+        features,
+        own_images=trained.own_images,
+        own_parts=trained.own_parts,
+        say=None if args.quiet else _say,
+    )
+    _show(folder, packed, features, told)
+    # Paths need not be UTF-8, which standard output wants.
+    shown, source = readable(str(folder)), readable(str(path))
+    print(f"\n{len(features):,} images, {features.shape[1]} features each, by {source} (epoch {trained.epoch})")
+    tell_downstream(folder / DOWNSTREAM, told)
+    print(f"written   {shown}")
+    if told["queries"]:
+        print(f"look      {shown}/{NEIGHBOURS}")
+    print(f"          tensorboard --logdir {shown}/{PROJECTOR}")
+    return DONE
+
+
+def _formats(text: str) -> list[str]:
+    formats = [word.strip() for word in text.split(",") if word.strip()]
+    for word in formats:
+        if word not in FORMATS:
+            raise UserError(f"--format: '{word}' is unknown; {nearest(word, FORMATS)}")
+    if not formats:
+        raise UserError(f"--format: is empty; write some of {','.join(FORMATS)}")
+    return formats
+
+
+def _sort_words(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
+    """The folder among the words, and the keys that they set. Raises UserError for a key of another network."""
+    folders = [word for word in words if "=" not in word or Path(word).expanduser().is_dir()]
+    if len(folders) > 1:
+        raise UserError(f"{', '.join(folders)}: one folder of images at a time")
+    overrides = parse_overrides([word for word in words if word not in folders])
+    for key in overrides:
+        if key not in KEYS:
+            raise UserError(f"command line: {key}: embed.py takes no such key; {nearest(key, KEYS)}")
+    if folders and "data_dir" in overrides:
+        raise UserError(f"{folders[0]} and data_dir={overrides['data_dir']}: write one of them")
+    return (folders[0] if folders else overrides.pop("data_dir", None)), overrides
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a file, a run's folder or its checkpoints' folder means. Raises UserError where none is."""
+    if path.is_file():
+        return path
+    for candidate in (path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
+        if candidate.is_file():
+            return candidate
+    if (path / "search.yaml").is_file():
+        raise UserError(
+            f"{path}: is a search's folder; train its winner (python scripts/train.py --config {path / 'best.yaml'}) "
+            f"and give that run's folder, or one of {path / 'trials'}"
+        )
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint or folder; give a run's folder, for example outputs/train")
+    raise UserError(f"{path}: holds no checkpoints/best.ckpt; give the folder of a run that finished an epoch")
+
+
+def _open(path: Path, data_dir: str | None, overrides: dict[str, Any]) -> Trained:
+    from phenoscape_tune.training import checkpoint
+
+    try:
+        state = checkpoint.load(path)
+    except TypeError as error:
+        raise UserError(f"{path}: is not a checkpoint of this version ({error})") from error
+    config = build_config(state.config, str(path))
+    given: dict[str, Any] = dict(overrides)
+    if data_dir is not None:
+        given["data_dir"] = str(Path(data_dir).expanduser().absolute())
+        if Path(given["data_dir"]).resolve() != Path(str(config.data_dir)).resolve():
+            given.setdefault("labels", None)  # the run's table is of other images
+    if given.get("labels"):
+        given["labels"] = str(Path(given["labels"]).expanduser().absolute())
+    asked = build_config(merge(config.to_mapping(), given), "command line")
+    if not Path(str(asked.data_dir)).is_dir() and data_dir is None:
+        raise UserError(f"data_dir: {asked.data_dir}, on which {path} was trained, is gone; name a folder of images")
+    return Trained(path, config, asked, state.model, state.epoch)
+
+
+def _features(trained: Trained, encoder: Encoder, packed: PackedImages, quiet: bool) -> np.ndarray:
+    import numpy as np
+    import torch
+
+    from phenoscape_tune.data.batches import Batches
+    from phenoscape_tune.evaluate.embeddings import embed_images
+    from phenoscape_tune.training.device import autocast_dtype, default_device
+
+    config = trained.asked
+    device = default_device(config)
+    encoder = encoder.to(device).to(memory_format=torch.channels_last)
+    dtype = autocast_dtype(config, device, encoder, packed.images.shape[1])
+    batches = Batches(packed.images, min(config.batch_size, CHUNK), device)
+    progress = None if quiet else _Progress("embedding images")
+    features = embed_images(encoder, batches, len(packed.images), config.input_size, dtype, progress)
+    if not np.isfinite(features).all():
+        raise UserError(
+            f"{trained.path}: gives features that are no numbers; give an earlier checkpoint, or set precision=32"
+        )
+    return features
+
+
+class _Progress:
+    """A line on standard error that stays one on a terminal; elsewhere a line now and then."""
+
+    def __init__(self, words: str) -> None:
+        self._words, self._told = words, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        line = f"{self._words} {done:,}/{total:,}"
+        if sys.stderr.isatty():
+            print(f"\r{line}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        elif done == total or time.monotonic() - self._told > SPEAK_EVERY:
+            self._told = time.monotonic()
+            _say(line)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write(
+    folder: Path, trained: Trained, encoder: Encoder, packed: PackedImages, features: np.ndarray, formats: list[str]
+) -> None:
+    from phenoscape_tune.evaluate.embeddings import WRITERS
+    from phenoscape_tune.export import export_backbone
+
+    export_backbone(encoder, trained.asked, folder)
+    for kind in formats:
+        WRITERS[kind](folder / f"{EMBEDDINGS}.{kind}", packed.specimens.names, features)
+
+
+def _show(folder: Path, packed: PackedImages, features: np.ndarray, told: dict[str, Any]) -> None:
+    import numpy as np
+
+    from phenoscape_tune.evaluate.embeddings import readable
+    from phenoscape_tune.evaluate.neighbours import choose_queries, draw_neighbours, nearest
+    from phenoscape_tune.evaluate.projector import write_projector
+
+    specimens = packed.specimens
+    labels = specimens.labels
+    names = None if labels is None else [readable(specimens.classes[c]) if c >= 0 else "" for c in labels]
+    queries = choose_queries(np.array(told["queries"], dtype=np.int64), labels)
+    found = nearest(features, queries, specimens.groups)
+    if any(map(len, found)):
+        draw_neighbours(folder / NEIGHBOURS, packed.images, queries, found, names)
+    else:
+        told["queries"] = []
+    (folder / PROJECTOR).mkdir()
+    write_projector(folder / PROJECTOR, packed.images, features, [readable(name) for name in specimens.names], names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""What is measured of each image file before training: one pass over the folder, a few hundred bytes kept an image."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from phenoscape_tune.data.readers import Colour, UnreadableImage, image_size, read_image
+from phenoscape_tune.data.specimens import Specimens
+
+THUMBNAIL = 16  # px: what near-duplicates are compared by
+
+
+@dataclass(frozen=True)
+class ImageMeasures:
+    """What is known of one image."""
+
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    file_digest: bytes
+    """16 bytes that tell its file."""
+    pixel_digest: bytes
+    """16 bytes that tell its size and pixels, whatever the file's format."""
+    sharpness: float
+    """Variance of the Laplacian; see ``laplacian_variance``."""
+    spread: float
+    """Largest standard deviation of a channel, in levels of 0..255."""
+    moments: np.ndarray
+    """float64 (4, C): mean, mean square, smallest and largest value of each channel, 0..1."""
+    thumbnail: np.ndarray
+    """uint8 (16, 16, C): each pixel the mean of a 16th of the width and height."""
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What is known of N readable images, in the order of their names."""
+
+    specimens: Specimens
+    """The N readable ones."""
+    unreadable: tuple[tuple[str, str], ...]
+    """(name, reason) of each file that is no image that can be read."""
+    sizes: np.ndarray
+    """int32 (N, 2): width and height in pixels."""
+    file_digests: tuple[bytes, ...]
+    pixel_digests: tuple[bytes, ...]
+    sharpness: np.ndarray
+    """float32 (N,), NaN for images below 3 pixels a side."""
+    spread: np.ndarray
+    """float32 (N,), levels of 0..255."""
+    thumbnails: np.ndarray
+    """uint8 (N, 16, 16, C)."""
+    moments: np.ndarray
+    """float64 (4, C): mean, standard deviation, smallest, largest value of each channel, 0..1; images count alike."""
+
+
+def measure_images(
+    specimens: Specimens,
+    input_size: int,
+    background: Colour,
+    num_workers: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measurements:
+    """Read every file once, in `num_workers` threads, and keep about a kilobyte an image.
+
+    Pixels are those of `read_image` at twice `input_size`, as packing reads them: large JPEG files are decoded at a
+    half, a quarter or an eighth. `progress` gets (done, total). A file that cannot be read is listed, never raised.
+    """
+    found: list[tuple[int, ImageMeasures]] = []
+    unreadable: list[tuple[str, str]] = []
+
+    def measure(name: str) -> ImageMeasures | UnreadableImage:
+        try:
+            return measure_image(specimens.root / name, input_size, background)
+        except UnreadableImage as fault:
+            return fault
+
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        numbered = iter(enumerate(specimens.names))
+        # In blocks, so that what waits in the pool's queue is bounded.
+        while block := list(itertools.islice(numbered, 64 * max(1, num_workers))):
+            for (index, name), measured in zip(block, pool.map(measure, [name for _, name in block]), strict=True):
+                if isinstance(measured, UnreadableImage):
+                    unreadable.append((name, str(measured)))
+                else:
+                    found.append((index, measured))
+                if progress is not None:
+                    progress(index + 1, len(specimens.names))
+    return _gather(specimens, found, unreadable)
+
+
+def measure_image(path: Path, input_size: int, background: Colour) -> ImageMeasures:
+    """The measures of one file. Raises UnreadableImage where it is no image that training could read."""
+    size = image_size(path)
+    pixels = read_image(path, background, shortest_side=2 * input_size)  # (C, H, W)
+    try:
+        with path.open("rb") as file:
+            file_digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+    except OSError as fault:  # gone since it was decoded
+        raise UnreadableImage(fault.strerror or str(fault)) from fault
+    # A reduced JPEG of another size may have the same pixels.
+    told = hashlib.blake2b(repr((size, pixels.shape)).encode(), digest_size=16)
+    told.update(pixels.tobytes())
+    values = pixels.reshape(len(pixels), -1)
+    mean = values.mean(axis=1)
+    square = np.array([np.square(channel, dtype=np.float32).mean(dtype=np.float64) for channel in values])
+    picture = Image.fromarray(pixels.transpose(1, 2, 0))
+    return ImageMeasures(
+        size=size,
+        file_digest=file_digest,
+        pixel_digest=told.digest(),
+        sharpness=laplacian_variance(picture, input_size),
+        spread=float(np.sqrt(np.maximum(square - mean**2, 0)).max()),
+        moments=np.stack([mean / 255, square / 255**2, values.min(axis=1) / 255, values.max(axis=1) / 255]),
+        thumbnail=np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)),
+    )
+
+
+def laplacian_variance(picture: Image.Image, input_size: int) -> float:
+    """Variance of the 4-neighbour Laplacian of an image's grey levels (0..255), at the size that the encoder sees.
+
+    A longer side above `input_size` is scaled down to it: blur that is lost there is of no account. NaN below 3 pixels.
+    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy" (ICPR 2000), section 3.
+    """
+    grey = picture.convert("L")
+    longer = max(grey.size)
+    if longer > input_size:
+        width, height = (max(1, round(side * input_size / longer)) for side in grey.size)
+        grey = grey.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if min(grey.size) < 3:
+        return float("nan")
+    g = np.asarray(grey, dtype=np.float32)  # (H, W)
+    laplacian = g[:-2, 1:-1] + g[2:, 1:-1] + g[1:-1, :-2] + g[1:-1, 2:] - 4 * g[1:-1, 1:-1]
+    return float(laplacian.var())
+
+
+def _gather(
+    specimens: Specimens, found: list[tuple[int, ImageMeasures]], unreadable: list[tuple[str, str]]
+) -> Measurements:
+    measures = [measured for _, measured in found]
+    n, channels = len(measures), measures[0].moments.shape[1] if measures else 3
+    moments = np.array([m.moments for m in measures]).reshape(n, 4, channels)
+    overall = np.full((4, channels), np.nan)
+    if n:
+        mean, square = moments[:, 0].mean(axis=0), moments[:, 1].mean(axis=0)
+        spread = np.sqrt(np.maximum(square - mean**2, 0))
+        overall = np.stack([mean, spread, moments[:, 2].min(axis=0), moments[:, 3].max(axis=0)])
+    return Measurements(
+        specimens=specimens.keep(index for index, _ in found),
+        unreadable=tuple(unreadable),
+        sizes=np.array([m.size for m in measures], dtype=np.int32).reshape(n, 2),
+        file_digests=tuple(m.file_digest for m in measures),
+        pixel_digests=tuple(m.pixel_digest for m in measures),
+        sharpness=np.array([m.sharpness for m in measures], dtype=np.float32),
+        spread=np.array([m.spread for m in measures], dtype=np.float32),
+        thumbnails=np.array([m.thumbnail for m in measures], dtype=np.uint8).reshape(n, THUMBNAIL, THUMBNAIL, channels),
+        moments=overall,
+    )

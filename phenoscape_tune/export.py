@@ -1,0 +1,74 @@
+"""The backbone of an encoder for others: a timm state dict, and what timm needs to be told to load it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.files import write_whole
+from phenoscape_tune.model import Encoder, backbone_arguments, has_shrunk_stem, shrink_stem
+from phenoscape_tune.weights import NORMALISATION
+
+WEIGHTS, DESCRIPTION = "backbone.safetensors", "backbone.json"
+
+
+def export_backbone(encoder: Encoder, config: TrainConfig, folder: Path) -> Path:
+    """Write `backbone.safetensors` and `backbone.json`; returns the latter's path.
+
+    With the standard stem, `timm.create_model(model, checkpoint_path=".../backbone.safetensors", **arguments)` of the
+    description gives the same features for images in [0, 1] that are normalised by its mean and std. timm has no
+    ResNet with the 3x3 stem: there `load_backbone`, or the lines that `stem_code` says, stand for it.
+    """
+    from safetensors.torch import save_file
+
+    channels = encoder.mean.shape[1]
+    mean, std = (values.flatten().tolist() for values in (encoder.mean, encoder.std))
+    state = {key: value.detach().cpu().contiguous() for key, value in encoder.backbone.state_dict().items()}
+    save_file(state, folder / WEIGHTS, metadata={NORMALISATION: json.dumps({"mean": mean, "std": std})})
+    small = has_shrunk_stem(encoder.backbone)
+    told: dict[str, Any] = {
+        "model": config.backbone,
+        "arguments": backbone_arguments(config, channels),
+        "weights": WEIGHTS,
+        "input_size": [channels, config.input_size, config.input_size],
+        "mean": mean,
+        "std": std,
+        "resize": config.resize,
+        "features": encoder.feature_dim,
+        "stem": "small" if small else "standard",
+    }
+    if small:
+        width = encoder.backbone.bn1.num_features  # type: ignore[union-attr]
+        told["stem_code"] = [
+            "model = timm.create_model(model, **arguments)  # without checkpoint_path",
+            f"model.conv1 = torch.nn.Conv2d({channels}, {width}, 3, padding=1, bias=False)",
+            "model.maxpool = torch.nn.Identity()",
+            'model.load_state_dict(safetensors.torch.load_file("backbone.safetensors"))',
+        ]
+    write_whole(folder / DESCRIPTION, json.dumps(told, indent=2) + "\n")
+    return folder / DESCRIPTION
+
+
+def load_backbone(description: str | Path) -> nn.Module:
+    """timm's model of a `backbone.json`, in evaluation mode: normalised images (B, C, S, S) → features h (B, D).
+
+    Raises UserError where the description or the weights beside it are missing or do not fit.
+    """
+    import timm
+    from safetensors.torch import load_file
+
+    description = Path(description)
+    try:
+        told = json.loads(description.read_text(encoding="utf-8"))
+        model = timm.create_model(told["model"], **told["arguments"])
+        if told["stem"] == "small":
+            shrink_stem(model, told["input_size"][0])
+        model.load_state_dict(load_file(description.parent / told["weights"]))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{description}: cannot be loaded ({error}); export the backbone again by embed.py") from error
+    return model.eval()

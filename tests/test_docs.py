@@ -1,0 +1,64 @@
+"""What the documents say is what the code says."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from phenoscape_tune.config import known_keys, load_config
+
+ROOT = Path(__file__).parent.parent
+GUIDE = (Path(__file__).parent / "training-guide.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def writer() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("write_configuration", ROOT / "docs" / "write_configuration.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_keys_is_current(writer: ModuleType) -> None:
+    written = writer.PAGE.read_text(encoding="utf-8")
+    assert written == writer.page(), "run `python docs/write_configuration.py`"
+
+
+def test_the_table_has_every_key_once_and_says_what_it_means(writer: ModuleType) -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+) \|$", writer.page(), re.MULTILINE)
+    assert sorted(key for key, _ in rows) == sorted(known_keys())
+    for key, cells in rows:
+        default, values, _, meaning = (cell.strip() for cell in re.split(r" \| ", f"{cells} "))
+        assert default and values and meaning.endswith("."), key
+
+
+def test_defaults_ranges_options_and_units_are_told(writer: ModuleType) -> None:
+    page = writer.page()
+    for row in (
+        "| `lr` | `0.001` | number, above 0; advised: 1e-05 to 0.1 |",
+        "| `batch_size` | `32` | whole number, from 2; advised: 8 to 512 |",
+        "| `precision` | `auto` | `auto`, `bf16`, `16`, `32` |",
+        "| `input_size` | `224` | whole number, from 8 to 4096 | px |",
+        "| `max_epochs` | `100` | whole number, from 1; advised: 50 to 500 | epochs |",
+        "| `transforms.sigmas` | `[0.1, 2]` | 2 of: number, above 0 |",
+        "| `early_stopping.patience` | `10` | whole number, from 1 |",
+        "| `test_fraction` | `0.15` | number, from 0 below 1 |",
+    ):
+        assert row in page
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert headings == ["Data", "Model", "Optimisation", "Hardware", "Logging"]
+
+
+def test_the_example_configuration_is_the_guides_first() -> None:
+    example = ROOT / "docs" / "config.yaml"
+    block = re.search(r"^```yaml\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    assert example.read_text(encoding="utf-8") == block[1]
+    assert load_config(str(example)).deterministic
