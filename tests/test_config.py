@@ -410,14 +410,6 @@ LATER = [
     ("channels", "uv", "null"),
     ("bands", [400.0, 500.0], "all"),
     ("use_segmentation_mask", True, "false"),
-    ("optimizer", "lars", "adamw"),
-    ("accumulate_grad_batches", 4, "1"),
-    ("early_stopping", {}, "null"),
-    ("devices", 2, "1"),
-    ("precision", 16, "auto"),
-    ("sync_batchnorm", True, "false"),
-    ("compile", True, "false"),
-    ("gradient_checkpointing", True, "false"),
 ]
 
 

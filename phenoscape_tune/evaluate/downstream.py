@@ -75,7 +75,7 @@ def assign_folds(labels: np.ndarray, groups: Sequence[str]) -> np.ndarray:
     """
     members: dict[str, list[int]] = defaultdict(list)
     for index in np.flatnonzero(labels >= 0):
-        members[groups[index]].append(int(index))
+        members[groups[int(index)]].append(int(index))
     by_class: dict[int, list[str]] = defaultdict(list)
     for group, indices in members.items():
         by_class[int(np.bincount(labels[indices]).argmax())].append(group)
