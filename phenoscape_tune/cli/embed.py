@@ -18,7 +18,7 @@ from phenoscape_tune.cli.common import (
     run_command,
     warn,
 )
-from phenoscape_tune.cli.downstream import measure_downstream, tell_downstream
+from phenoscape_tune.cli.downstream_report import measure_downstream, tell_downstream
 from phenoscape_tune.config import TrainConfig, build_config, merge, nearest, parse_overrides
 from phenoscape_tune.errors import UserError
 

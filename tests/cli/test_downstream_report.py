@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from phenoscape_tune.cli.downstream import accuracy_row
+from phenoscape_tune.cli.downstream_report import accuracy_row
 
 NAMES = np.repeat(np.array(["a", "b"], dtype=object), 20)
 
