@@ -23,10 +23,10 @@ from torch import Tensor
 from phenoscape_tune.config import build_config, parse_overrides
 from phenoscape_tune.data.parts import Parts, open_parts
 from phenoscape_tune.evaluate import knn
-from phenoscape_tune.search.report import versions
 from phenoscape_tune.training.evaluation import embed
 from phenoscape_tune.training.launch import launch
 from phenoscape_tune.training.run import RunOptions, start_run
+from phenoscape_tune.versions import versions
 
 RESULTS = Path(__file__).parent / "results" / "learns.jsonl"
 VOTES = {"k=20, T=0.07": (20, 0.07), "k=200, T=0.1": (200, 0.1)}

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from phenoscape_tune.config import build_config
-from phenoscape_tune.search.report import versions
+from phenoscape_tune.versions import versions
 
 
 def main() -> None:

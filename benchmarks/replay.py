@@ -30,10 +30,11 @@ from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.evaluate.objective import METRICS, Metric
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.plan import make_plan
-from phenoscape_tune.search.report import decide, versions
+from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.space import SearchSpace, build_space
 from phenoscape_tune.search.spending import Spending
 from phenoscape_tune.search.study import Study
+from phenoscape_tune.versions import versions
 
 TABLE = Path(__file__).parent / "results" / "learning_curves.jsonl"
 RESULTS = Path(__file__).parent / "results" / "replay.json"

@@ -136,8 +136,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "trial_start.json")
     args = parser.parse_args()
 
-    from phenoscape_tune.search.report import versions
     from phenoscape_tune.search.runner import start_ray
+    from phenoscape_tune.versions import versions
 
     start_ray(2, verbose=False)
     ours = measure_ours(args.trials)

@@ -28,7 +28,7 @@ SEARCH_FILES = (
 def write_search(plan: Plan, parts: Parts) -> None:
     """Write `search.yaml` into the search's folder."""
     from phenoscape_tune.files import write_whole
-    from phenoscape_tune.search.report import versions
+    from phenoscape_tune.versions import versions
 
     content = {
         "seed": plan.seed,

@@ -6,10 +6,8 @@ import csv
 import io
 import json
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from phenoscape_tune.search.edges import Edge, find_edges
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.study import COMPLETED, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.versions import versions
 from phenoscape_tune.yaml_file import dump_mapping
 
 INTERRUPTED = "interrupted"
@@ -351,14 +350,3 @@ def _stage_summary(conductor: Conductor, index: int, stage: Stage) -> Mapping[st
         "widened": conductor.study.get_note(stage, WIDENED) or {},
         "ended_by": conductor.study.get_note(stage, ENDED_BY) or ("not needed" if not stage.trials else "its trials"),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("phenoscape-tune", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pillow"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

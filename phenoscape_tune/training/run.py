@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ from phenoscape_tune.data.batches import Batches
 from phenoscape_tune.data.parts import Parts
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric, choose_metric
+from phenoscape_tune.files import write_whole
 from phenoscape_tune.model import Encoder, build_encoder
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.device import adapt, autocast_dtype, be_deterministic
 from phenoscape_tune.training.early_stopping import check_monitor
 from phenoscape_tune.training.gradient_cache import GradientStep
 from phenoscape_tune.training.schedule import build_optimizer
+from phenoscape_tune.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +131,8 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
     if ranks.rank() == 0:
         run.folder.mkdir(parents=True, exist_ok=True)
         save_config(config, run.folder / "config.yaml")
+        (run.folder / "logs").mkdir(exist_ok=True)
+        write_whole(run.folder / "logs" / "versions.json", json.dumps(versions(), indent=2) + "\n")
     return run
 
 
@@ -181,6 +186,7 @@ def describe(run: Run) -> None:
         config.step_images * ranks.world_size(),
         config.optimizer,
     )
+    log.info("versions: %s", ", ".join(f"{name} {number}" for name, number in versions().items()))
     for note in run.notes:
         log.info("%s", note)
     if config.eta_min is not None and config.resolved_eta_min != config.eta_min:

@@ -19,7 +19,6 @@ from phenoscape_tune.search.report import (
     decide,
     early_agreement,
     grid_cost,
-    versions,
     write_best,
     write_leaderboard,
     write_summary,
@@ -497,12 +496,6 @@ def test_a_summary_needs_no_outcome_of_pruned_trials(finished: Conductor) -> Non
     statuses = {record.status for record in finished.records()}
     assert statuses == {COMPLETED, PRUNED, FAILED}
     assert {record.status for record in finished.ranked()} == {COMPLETED}
-
-
-def test_versions_are_those_of_the_packages() -> None:
-    import optuna
-
-    assert versions()["optuna"] == optuna.__version__
 
 
 def test_files_are_whole_and_nothing_is_left_beside_them(finished: Conductor) -> None:
