@@ -20,7 +20,7 @@ from phenoscape_tune.data.parts import Parts
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric, choose_metric
 from phenoscape_tune.files import write_whole
-from phenoscape_tune.model import Encoder, build_encoder
+from phenoscape_tune.model import Encoder, build_encoder, restore_encoder
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.device import adapt, autocast_dtype, be_deterministic
 from phenoscape_tune.training.early_stopping import check_monitor
@@ -101,8 +101,7 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
     metric = choose_metric(options.metric, parts.labels is not None, parts.few_labels)
     check_monitor(config.early_stopping, metric)
     be_deterministic(config.deterministic)
-    mean, std = channel_statistics(parts)
-    encoder = build_encoder(config, parts.channels, mean, std).to(device).to(memory_format=torch.channels_last)
+    encoder = _encoder(config, options, parts).to(device).to(memory_format=torch.channels_last)
     notes: list[str] = []
     encoder = adapt(encoder, config, device, notes.append)
     run = Run(
@@ -134,6 +133,13 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         (run.folder / "logs").mkdir(exist_ok=True)
         write_whole(run.folder / "logs" / "versions.json", json.dumps(versions(), indent=2) + "\n")
     return run
+
+
+def _encoder(config: TrainConfig, options: RunOptions, parts: Parts) -> Encoder:
+    if options.resume is not None and config.weights is not None:
+        # What it once started from may be gone, and the hub out of reach.
+        return restore_encoder(config, checkpoint.load(options.resume).model, options.resume)
+    return build_encoder(config, parts.channels, *channel_statistics(parts))
 
 
 def load(run: Run, path: Path) -> None:

@@ -5,7 +5,15 @@ import torch
 
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.training.device import autocast_dtype, default_device, has_fast_bf16, strides_over_one_pixel
+from phenoscape_tune.model import build_encoder
+from phenoscape_tune.training.device import (
+    adapt,
+    autocast_dtype,
+    be_deterministic,
+    default_device,
+    has_fast_bf16,
+    strides_over_one_pixel,
+)
 
 
 def test_cpu_is_taken_where_it_is_asked_for() -> None:
@@ -48,3 +56,31 @@ def test_there_bf16_gives_way_to_float32(caplog: pytest.LogCaptureFixture) -> No
     config = build_config({"precision": "bf16", "input_size": 8})
     assert autocast_dtype(config, torch.device("cpu"), model, 3) is None
     assert "precision: 32 instead of bf16" in caplog.text
+
+
+def test_checkpointed_layers_give_the_same_gradient_and_a_backbone_without_them_is_refused() -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        config = build_config(
+            {"backbone": "resnet10t", "input_size": 64, "gradient_checkpointing": checkpointed, "projection_dim": 8}
+        )
+        encoder = adapt(build_encoder(config, 3, [0.5] * 3, [0.25] * 3), config, torch.device("cpu"), print).train()
+        encoder(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)))[1].square().sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None]))
+    assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6)
+    config = build_config({"backbone": "resnet10t", "gradient_checkpointing": True})
+    encoder = build_encoder(config, 3, [0.5] * 3, [0.25] * 3)
+    encoder.backbone = torch.nn.Identity()
+    with pytest.raises(UserError, match="gradient_checkpointing: 'resnet10t' cannot; set gradient_checkpointing=false"):
+        adapt(encoder, config, torch.device("cpu"), print)
+
+
+def test_deterministic_is_switched_on_and_off() -> None:
+    try:
+        be_deterministic(True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        be_deterministic(False)
+    assert not torch.are_deterministic_algorithms_enabled()

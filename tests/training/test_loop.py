@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from phenoscape_tune.config import TrainConfig, load_config
 from phenoscape_tune.data.parts import open_parts
 from phenoscape_tune.data.sample import write_sample
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.evaluation import validate
 from phenoscape_tune.training.loop import train_simclr
@@ -105,9 +108,48 @@ def test_each_seed_trains_another_network_on_the_same_parts(tiny: Tiny, tmp_path
     assert split[0] == split[1]
 
 
-@pytest.mark.parametrize("changes", [{"optimizer": "sgd", "gradient_clip": 0.1}, {"precision": "bf16"}, {"T_max": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd", "gradient_clip": 0.1},
+        {"optimizer": "lars", "lr": 0.1},
+        {"precision": "bf16"},
+        {"precision": 16},
+        {"T_max": 1},
+        {"accumulate_grad_batches": 2},
+        {"gradient_checkpointing": True, "backbone": "resnet10t", "micro_batch_size": 4},
+        {"balance": True},
+        {"sync_batchnorm": True, "strategy": "ddp"},
+    ],
+    ids=lambda changes: ",".join(changes),
+)
 def test_training_options_run(tiny: Tiny, changes: dict[str, Any]) -> None:
     assert np.isfinite(train(tiny(max_epochs=1, deterministic=True, **changes))[0]["val_loss"])
+
+
+def test_two_deterministic_runs_are_equal_to_the_bit(tiny: Tiny, tmp_path: Path) -> None:
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        train(tiny(deterministic=True, out_dir=str(tmp_path / name)))
+        return checkpoint.load(tmp_path / name / "checkpoints" / "last.ckpt").model
+
+    first, second = weights("a"), weights("b")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_batch_of_several_is_told_where_the_images_are_too_few(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=r"batch_size: 8, 16 of which are one step, is larger than the training part"):
+        train(tiny(accumulate_grad_batches=16))
+
+
+def test_versions_and_what_precision_became_are_recorded(tiny: Tiny) -> None:
+    config = tiny(max_epochs=1, precision=16, accelerator="cpu")
+    train(config)
+    log = (Path(config.out_dir) / "logs" / "training.log").read_text()
+    assert "precision: 16 is for GPUs: here it is" in log
+    assert f"torch {torch.__version__.split('+')[0]}" in log
+    recorded = json.loads((Path(config.out_dir) / "logs" / "versions.json").read_text())
+    assert recorded["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
 def test_channel_statistics_are_those_of_the_training_images(tiny: Tiny) -> None:
@@ -131,3 +173,18 @@ def test_trained_features_beat_untrained_ones_on_the_sample_specimens(tmp_path: 
     untrained = validate(run)["objective"]
     rows = train(config)
     assert rows[-1]["objective_mean"] > untrained + 0.05
+
+
+def test_a_run_goes_on_when_the_weights_that_it_started_from_are_gone(
+    tiny: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    first = tiny(max_epochs=1, out_dir=str(tmp_path / "first"))
+    train_simclr(first, lambda row: None)
+    weights = tmp_path / "weights.ckpt"
+    shutil.move(tmp_path / "first" / "checkpoints" / "best.ckpt", weights)
+    config = tiny(weights=str(weights), max_epochs=2)
+    rows = train_simclr(config, lambda row: None)
+    weights.unlink()
+    last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
+    again = train_simclr(config, lambda row: None, RunOptions(resume=last))
+    assert again == rows

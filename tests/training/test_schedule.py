@@ -44,3 +44,25 @@ def test_biases_and_normalisation_are_not_decayed() -> None:
         groups = build_optimizer(config(optimizer=optimizer, weight_decay=0.5), model).param_groups
         assert [len(group["params"]) for group in groups] == [1, 3]
         assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+
+
+def test_lars_follows_the_ratio_of_norms_but_for_biases_and_normalisation() -> None:
+    """Layer-wise rate of arXiv 1708.03888, equation 6: eta ||w|| / (||g|| + beta ||w||)."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 4, dtype=torch.float64)
+    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    c = config(optimizer="lars", lr=0.5, weight_decay=0.01, momentum=0.0)
+    optimizer = build_optimizer(c, model)
+    model(torch.randn(3, 6, dtype=torch.float64)).square().sum().backward()
+    assert model.weight.grad is not None and model.bias.grad is not None
+    gradient, of_bias = model.weight.grad.clone(), model.bias.grad.clone()
+    optimizer.step()
+    ratio = 0.001 * weight.norm() / (gradient.norm() + 0.01 * weight.norm() + 1e-8)
+    assert torch.allclose(model.weight, weight - 0.5 * ratio * (gradient + 0.01 * weight), rtol=1e-9, atol=1e-12)
+    assert torch.allclose(model.bias, bias - 0.5 * of_bias, rtol=1e-9, atol=1e-12)
+
+
+def test_lars_without_weight_decay_still_adapts_weights() -> None:
+    model = torch.nn.Linear(2, 2)
+    groups = build_optimizer(config(optimizer="lars", weight_decay=0.0), model).param_groups
+    assert [group["always_adapt"] for group in groups] == [True, False]
