@@ -62,3 +62,18 @@ def test_the_example_configuration_is_the_guides_first() -> None:
     assert block is not None
     assert example.read_text(encoding="utf-8") == block[1]
     assert load_config(str(example)).deterministic
+
+
+def test_the_coverage_of_the_guide_names_code_and_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "guide-coverage.md").read_text(encoding="utf-8")
+    tables = "\n".join(line for line in text.splitlines() if line.startswith("| "))
+    file, named = "", 0
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::)?(test_\w+)?`", tables):
+        file = path or file
+        if name or path:
+            named += 1
+            assert (ROOT / file).is_file(), file
+            assert not name or f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+    assert named > 50
+    for room in re.findall(r"`((?:cli/|data/|training/|evaluate/|search/)?\w+\.py)`", tables):
+        assert (ROOT / "phenoscape_tune" / room).is_file(), room
