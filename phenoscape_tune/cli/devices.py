@@ -72,7 +72,7 @@ def measure_batch_sizes(plan: Plan, parts: Parts, devices: Devices, quiet: bool)
 
     if not quiet:
         print("measuring batch sizes ...", file=sys.stderr, flush=True)
-    up_to = min(int(bounds[1]), len(parts.split.train))
+    up_to = int(bounds[1])  # checked against the number of images
     return replace(
         plan,
         batch_range=None if devices.memory_gib is None else recommended_batch(devices.memory_gib),

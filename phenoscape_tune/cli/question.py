@@ -70,7 +70,7 @@ def look_at_data(
     """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files."""
     from phenoscape_tune.data.parts import FEW_A_CLASS, open_parts
     from phenoscape_tune.evaluate.objective import choose_metric
-    from phenoscape_tune.search.plan import make_plan
+    from phenoscape_tune.search.plan import make_plan, trial_devices
 
     # The budget is checked before the images, which may be many.
     make_plan(space, base, max_epochs, folder)
@@ -87,11 +87,15 @@ def look_at_data(
         )
         warn([f"{told}when measured (docs/objectives.md); to use them all the same, write metric: knn_accuracy"])
     batch = space.parameters.get("batch_size")
-    largest = max((int(v) for _, v in batch.extremes() if v is not None), default=0) if batch else 0
-    if largest > len(parts.split.train):
+    sizes = [int(v) for _, v in batch.extremes() if v is not None] if batch else []
+    largest, most = max([base.batch_size, *sizes]), len(parts.split.train)
+    times = base.accumulate_grad_batches * trial_devices(base)
+    if largest * times > most:
+        key = "parameters.batch_size" if sizes and max(sizes) == largest else "batch_size"
+        told = f" ({times} of them in a step: accumulate_grad_batches, devices)" if times > 1 else ""
         raise UserError(
-            f"parameters.batch_size: {largest} is larger than the training part of {base.data_dir} "
-            f"({len(parts.split.train)} images); lower the range, or add images"
+            f"{key}: {largest}{told} is larger than the training part of {base.data_dir} ({most} images); lower "
+            f"{'the range' if sizes else 'it'}, or add images"
         )
     return make_plan(space, base, max_epochs, folder, metric), parts
 

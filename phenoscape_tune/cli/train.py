@@ -125,12 +125,14 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     from phenoscape_tune.training.device import default_device
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.memory import OutOfMemory
-    from phenoscape_tune.training.run import Diverged, RunOptions
+    from phenoscape_tune.training.rank_group import device_count
+    from phenoscape_tune.training.run import Diverged, RunOptions, check_run
 
     check_backbone(config.backbone)
     default_device(config)
     # Only now, with all that the user wrote checked, may an earlier run be deleted.
     if resume is None:
+        check_run(config, RunOptions(), parts, device_count(config))
         prepare_folder(folder, RUN_FILES)
     last = folder / "checkpoints" / "last.ckpt"
     try:

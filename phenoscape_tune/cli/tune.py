@@ -187,7 +187,7 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
         concurrent, _, share = share_devices(available_cpus(), gpus, args.concurrent, trial_devices(base))
     except UserError as error:  # of this machine, which need not be the one that will run it
         warn([str(error)])
-        concurrent = args.concurrent
+        concurrent = args.concurrent or 1
     data = f"data: {base.data_dir or 'generated sample specimens'} (not looked at)"
     print("\n".join(describe_plan(plan, describe_devices(gpus), data, concurrent, describe_memory(cards, share))))
     warn(unsupported_keys(base))

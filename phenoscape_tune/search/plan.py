@@ -152,7 +152,7 @@ def share_devices(cpus: int, gpus: int, concurrent: int | None, devices: int = 1
     there, what = (gpus, "GPU") if gpus else (cpus, "CPU core")
     if devices > there:
         raise UserError(f"devices: {devices}: a trial cannot span more than the {there} {what}s here; lower devices")
-    most = min(cpus, there) // devices if devices > 1 else cpus
+    most = cpus if devices == 1 else min(gpus // devices, cpus) if gpus else cpus // devices
     concurrent = concurrent or (min(gpus // devices, cpus) if gpus else cpus // devices)
     if concurrent > most:
         spanning = f", each on {devices} devices," if devices > 1 else ""

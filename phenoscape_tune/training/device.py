@@ -53,7 +53,10 @@ def adapt(encoder: Encoder, config: TrainConfig, device: torch.device, say: Call
             ) from error
     if config.sync_batchnorm and ranks.in_group():
         if device.type == "cuda":
-            return nn.SyncBatchNorm.convert_sync_batchnorm(encoder)
+            from timm.layers import convert_sync_batchnorm
+
+            # Not torch's own, which loses the activation that many of timm's norms hold.
+            return convert_sync_batchnorm(encoder)
         say("sync_batchnorm: works on GPUs only: here each rank's batch has statistics of its own")
     return encoder
 

@@ -44,17 +44,25 @@ class GradientStep:
             it is. In a process group every rank would have to halve: there memory that runs out is only told.
         scaler: scales the loss for float16 gradients; the parameters' gradients are then scaled too, until the
             optimiser's step.
+        micro_batch: images at once that `auto` starts with, where that is known.
 
     For tests of what happens out of memory, the environment variable PHENOSCAPE_TUNE_OOM_ABOVE=<images> makes each
     forward pass of more than two views of so many images raise torch.OutOfMemoryError.
     """
 
-    def __init__(self, encoder: nn.Module, config: TrainConfig, scaler: torch.amp.GradScaler | None = None) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        config: TrainConfig,
+        scaler: torch.amp.GradScaler | None = None,
+        micro_batch: int | None = None,
+    ) -> None:
         self.encoder, self.scaler = encoder, scaler
         self.network = _on_all_ranks(encoder) if ranks.in_group() else encoder
         self.temperature, self.batch_size = config.temperature, config.step_images
         self.automatic = config.micro_batch_size == "auto"
-        size = config.batch_size if config.micro_batch_size == "auto" else config.micro_batch_size
+        start = config.batch_size if micro_batch is None else micro_batch
+        size = start if config.micro_batch_size == "auto" else config.micro_batch_size
         self.micro_batch = min(size, self.batch_size)
         self._recomputes = config.gradient_checkpointing
         self._compiled = config.compile

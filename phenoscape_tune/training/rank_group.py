@@ -78,7 +78,7 @@ def run_ranks(
         told += 1
         report(row)
 
-    micro, automatic = config.batch_size, config.micro_batch_size == "auto"
+    micro, automatic = options.micro_batch or config.batch_size, config.micro_batch_size == "auto"
     while True:
         try:
             return _run_once(config, count_and_report, options, count, train)
@@ -87,10 +87,9 @@ def run_ranks(
             if not automatic or micro < SMALLEST:
                 raise
             log.warning("%s: the ranks start anew with %d images at a time", error, micro)
-            config = config.model_copy(update={"micro_batch_size": micro})
             last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
             resume = last if told > options.reported_epochs else options.resume
-            options = replace(options, resume=resume, reported_epochs=told)
+            options = replace(options, resume=resume, reported_epochs=told, micro_batch=micro)
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,8 @@ def _run_once(
     try:
         for rank in range(count):
             ours, theirs = context.Pipe()
-            arguments = (theirs, _environment(rank, count, port), threads, train, config.to_mapping(), options)
+            environment = _environment(rank, count, port, config.accelerator)
+            arguments = (theirs, environment, threads, train, config.to_mapping(), options)
             process = context.Process(target=_be_rank, args=arguments, name=f"rank {rank}", daemon=True)
             process.start()
             theirs.close()
@@ -164,11 +164,14 @@ def _end(ranks: list[_Rank]) -> None:
         rank.connection.close()
 
 
-def _environment(rank: int, count: int, port: int) -> dict[str, str]:
+def _environment(rank: int, count: int, port: int, accelerator: str) -> dict[str, str]:
     """This process's environment with torchrun's variables, which Ray Train's local mode reads."""
     own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
     loopback = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    return {**loopback, **os.environ, "MASTER_ADDR": "127.0.0.1", **{key: str(value) for key, value in own.items()}}
+    # Local mode takes NCCL and a GPU for each rank wherever it sees GPUs.
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if accelerator == "cpu" else {}
+    told = {key: str(value) for key, value in own.items()}
+    return {**loopback, **os.environ, **hidden, "MASTER_ADDR": "127.0.0.1", **told}
 
 
 def _free_port() -> int:

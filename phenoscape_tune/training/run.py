@@ -55,6 +55,7 @@ class RunOptions:
         hparams: the searched values, for TensorBoard.
         metric: the objective's name; auto: kNN accuracy where there are labels, else reference contrast.
         reference_seed: seed of the reference views; the same for all runs that are compared.
+        micro_batch: images at once that `micro_batch_size: auto` starts with; None: a whole batch.
     """
 
     resume: Path | None = None
@@ -63,6 +64,7 @@ class RunOptions:
     hparams: Mapping[str, Any] | None = None
     metric: str = "auto"
     reference_seed: int = 0
+    micro_batch: int | None = None
 
 
 @dataclass
@@ -79,6 +81,7 @@ class Run:
     two_views: TwoViews
     metric: Metric
     dtype: torch.dtype | None
+    micro_batch: int | None = None
     notes: list[str] = field(default_factory=list)  # what was decided before there was a log
     reference_seed: int = 0
     epoch: int = 0
@@ -89,7 +92,7 @@ class Run:
     def __post_init__(self) -> None:
         # Small gradients vanish in float16 (Micikevicius et al., arXiv 1710.03740, section 3.2).
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.gradient_step = GradientStep(self.encoder, self.config, self.scaler)
+        self.gradient_step = GradientStep(self.encoder, self.config, self.scaler, self.micro_batch)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
@@ -98,8 +101,7 @@ class Run:
 def start_run(config: TrainConfig, device: torch.device, options: RunOptions, parts: Parts) -> Run:
     """Folder, data, network and optimiser; new, or as a checkpoint left them."""
     torch.manual_seed(config.seed)
-    metric = choose_metric(options.metric, parts.labels is not None, parts.few_labels)
-    check_monitor(config.early_stopping, metric)
+    metric = _check(config, options, parts, ranks.world_size())
     be_deterministic(config.deterministic)
     encoder = _encoder(config, options, parts).to(device).to(memory_format=torch.channels_last)
     notes: list[str] = []
@@ -115,15 +117,10 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         two_views=TwoViews(**config.transforms.model_dump()),
         metric=metric,
         dtype=autocast_dtype(config, device, encoder, parts.channels, notes.append),
+        micro_batch=options.micro_batch,
         notes=notes,
         reference_seed=options.reference_seed,
     )
-    if not run.batches.steps(parts.split.train):
-        raise UserError(
-            f"batch_size: {config.step_images} images on each of {ranks.world_size()} devices are more than the "
-            f"training part of {config.data_dir} has ({len(parts.split.train)}); lower batch_size or "
-            "accumulate_grad_batches"
-        )
     if options.resume is not None:
         load(run, options.resume)
     # Last: a checkpoint that does not fit must not leave its configuration behind.
@@ -133,6 +130,23 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         (run.folder / "logs").mkdir(exist_ok=True)
         write_whole(run.folder / "logs" / "versions.json", json.dumps(versions(), indent=2) + "\n")
     return run
+
+
+def check_run(config: TrainConfig, options: RunOptions, parts: Parts, devices: int) -> None:
+    """Raise the UserError that `start_run` would raise, before anything of an earlier run is deleted."""
+    _check(config, options, parts, devices)
+    adapt(_encoder(config, options, parts), config, torch.device("cpu"), lambda note: None)
+
+
+def _check(config: TrainConfig, options: RunOptions, parts: Parts, devices: int) -> Metric:
+    metric = choose_metric(options.metric, parts.labels is not None, parts.few_labels)
+    check_monitor(config.early_stopping, metric)
+    if config.step_images * devices > len(parts.split.train):
+        raise UserError(
+            f"batch_size: {config.step_images} images on each of {devices} devices are more than the training part of "
+            f"{config.data_dir} has ({len(parts.split.train)}); lower batch_size or accumulate_grad_batches"
+        )
+    return metric
 
 
 def _encoder(config: TrainConfig, options: RunOptions, parts: Parts) -> Encoder:
@@ -148,7 +162,8 @@ def load(run: Run, path: Path) -> None:
     try:
         run.encoder.load_state_dict(state.model)
         run.optimizer.load_state_dict(state.optimizer)
-        run.scaler.load_state_dict(state.scaler)
+        if state.scaler:  # none where gradients were not scaled until now
+            run.scaler.load_state_dict(state.scaler)
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: is of another network or optimiser than this configuration "

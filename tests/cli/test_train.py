@@ -120,3 +120,26 @@ def test_a_checkpoint_of_another_network_changes_nothing(
     assert run("--resume", folder / "checkpoints" / "last.ckpt", "projection_dim=32", "max_epochs=3") == 2
     assert "another network or optimiser" in capsys.readouterr().err
     assert (folder / "config.yaml").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("devices=4096", "devices: 4096: this machine has"),
+        ("early_stopping.monitor=val_los", "did you mean 'val_loss'"),
+        ("weights=nowhere.pt", "nowhere.pt: no such file"),
+        ("batch_size=32 devices=2", "images on each of 2 devices are more than the training part"),
+        ("accumulate_grad_batches=16", "16 of which are one step, is larger than the training part"),
+    ],
+)
+def test_what_is_refused_deletes_nothing(
+    override: str, told: str, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text("lr: 0.001\n")
+    (folder / "checkpoints" / "best.ckpt").write_text("precious")
+    assert run(f"data_dir={birds}", f"out_dir={folder}", "--overwrite", *TINY, *override.split()) == 2
+    assert told in capsys.readouterr().err
+    assert (folder / "checkpoints" / "best.ckpt").read_text() == "precious"

@@ -49,6 +49,26 @@ def test_devices_are_shared_out() -> None:
         share_devices(cpus=8, gpus=0, concurrent=9)
 
 
+def test_a_trial_on_several_devices_has_them_for_itself() -> None:
+    assert share_devices(cpus=16, gpus=4, concurrent=None, devices=2) == (2, 8, 2.0)
+    assert share_devices(cpus=2, gpus=4, concurrent=None, devices=4) == (1, 2, 4.0)
+    assert share_devices(cpus=5, gpus=0, concurrent=None, devices=2) == (2, 2, 0.0)
+    with pytest.raises(UserError, match=r"devices: 8: a trial cannot span more than the 4 GPUs"):
+        share_devices(cpus=16, gpus=4, concurrent=None, devices=8)
+    with pytest.raises(
+        UserError, match=r"--concurrent: 3 trials side by side, each on 2 devices, on 4 GPUs; at most 2"
+    ):
+        share_devices(cpus=16, gpus=4, concurrent=3, devices=2)
+
+
+def test_what_trials_leave_to_the_winners_training_is_told(tmp_path: Path) -> None:
+    space = build_space({"parameters": {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-1}}})
+    base = build_config({"devices": "auto", "early_stopping": {"monitor": "val_loss"}})
+    notes = "\n".join(make_plan(space, base, 20, tmp_path).notes)
+    assert "early_stopping: not of trials" in notes
+    assert "devices: auto: each trial on one device" in notes
+
+
 # Trials
 
 

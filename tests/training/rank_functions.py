@@ -56,8 +56,8 @@ def second_fails(config: TrainConfig, report: Report, options: RunOptions) -> li
 def too_large(config: TrainConfig, report: Report, options: RunOptions) -> list[Row]:
     """Memory holds four images at a time; two epochs, the first of which is reported before memory runs out."""
     for epoch in range(options.reported_epochs + 1, 3):
-        if epoch == 2 and config.micro_batch_size not in (2, 4):
+        if epoch == 2 and (options.micro_batch or config.batch_size) > 4:
             raise OutOfMemory("out of memory")
         if os.environ["RANK"] == "0":
-            report({"epoch": epoch, "micro_batch_size": config.micro_batch_size, "resume": str(options.resume)})
+            report({"epoch": epoch, "micro_batch": options.micro_batch, "resume": str(options.resume)})
     return []

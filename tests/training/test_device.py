@@ -84,3 +84,17 @@ def test_deterministic_is_switched_on_and_off() -> None:
     finally:
         be_deterministic(False)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_synchronised_norms_keep_the_activation_that_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    from timm.layers import SyncBatchNormAct
+
+    monkeypatch.setattr("phenoscape_tune.ranks.in_group", lambda: True)
+    config = build_config({"backbone": "efficientnet_b0", "input_size": 32, "sync_batchnorm": True})
+    encoder = build_encoder(config, 3, [0.5] * 3, [0.25] * 3)
+    converted = adapt(encoder, config, torch.device("cuda"), print)
+    norms = [m for m in converted.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+    assert sum(isinstance(norm, SyncBatchNormAct) for norm in norms) > 40
+    said: list[str] = []
+    adapt(build_encoder(config, 3, [0.5] * 3, [0.25] * 3), config, torch.device("cpu"), said.append)
+    assert said == ["sync_batchnorm: works on GPUs only: here each rank's batch has statistics of its own"]

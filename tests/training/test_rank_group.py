@@ -71,7 +71,7 @@ def test_what_ends_one_rank_ends_all_and_is_told(how: str, error: type[Exception
 def test_where_memory_runs_out_the_ranks_go_on_with_half_as_many_images_at_once(tmp_path: Path) -> None:
     rows: list[Row] = []
     run_ranks(config(tmp_path, batch_size=16), rows.append, RunOptions(), 2, rank_functions.too_large)
-    assert [(row["epoch"], row["micro_batch_size"]) for row in rows] == [(1, "auto"), (2, 4)]
+    assert [(row["epoch"], row["micro_batch"]) for row in rows] == [(1, None), (2, 4)]
     assert rows[1]["resume"] == str(tmp_path / "checkpoints" / "last.ckpt")
     fixed = config(tmp_path, batch_size=16, micro_batch_size=16)
     with pytest.raises(OutOfMemory):
