@@ -36,6 +36,7 @@ bench: setup
 	$(BIN)/python benchmarks/trial_start.py
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/gradient_cache.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

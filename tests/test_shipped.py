@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from phenoscape_tune.cli import train, tune
-from phenoscape_tune.config import advice, find_file, load_config, merge, shipped_folder, unsupported_keys
+from phenoscape_tune.config import (
+    advice,
+    build_config,
+    find_file,
+    load_config,
+    merge,
+    save_config,
+    shipped_folder,
+    unsupported_keys,
+)
 from phenoscape_tune.search.space import load_space
 from phenoscape_tune.yaml_file import load_mapping
 
@@ -118,3 +128,23 @@ def test_a_configuration_is_found_by_name_and_supported(
 def test_a_misspelt_name_names_the_nearest() -> None:
     with pytest.raises(Exception, match="lr_tmp.*did you mean 'lr_temp'"):
         find_file("lr_tmp", "search_spaces")
+
+
+def test_the_guides_commands_run_dry_with_only_the_scripts_name_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = re.findall(r"^python scripts/simclr_birdcolour\.py ((?:.*\\\n)*.*)$", GUIDE, re.MULTILINE)
+    assert len(commands) == 5
+    (tmp_path / "config.yaml").write_text((Path(__file__).parent.parent / "docs" / "config.yaml").read_text())
+    # The run that the guide's last command goes on with.
+    folder = tmp_path / "outputs" / "experiment"
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    save_config(load_config("resume"), folder / "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        arguments = command.replace("\\\n", " ").split()
+        assert train.main([*arguments, "--dry-run"]) == 0, command
+        printed = build_config(yaml.safe_load(capsys.readouterr().out))
+        named = load_config(arguments[1]).model_copy(update={"out_dir": printed.out_dir})
+        assert printed == named, command
