@@ -58,7 +58,7 @@ def accuracies(bank: Tensor, test: Tensor, parts: Parts) -> dict[str, float]:
 def pixels(parts: Parts) -> tuple[Tensor, Tensor]:
     """Pixels of the training and the test part (n, C·S·S) minus the training part's mean."""
     train, test = (
-        torch.from_numpy(parts.packed.images[part]).flatten(1).float() for part in (parts.split.train, parts.split.test)
+        torch.from_numpy(parts.images.pixels[part]).flatten(1).float() for part in (parts.split.train, parts.split.test)
     )
     return train - train.mean(0), test - train.mean(0)
 

@@ -121,7 +121,11 @@ class TrainConfig(_Keys):
     cache_dir: str | None = Field(
         None, description="Folder for packed images; null: $PHENOSCAPE_CACHE or the user's cache folder."
     )
-    pack: bool = Field(True, description="Decode all images once into a memory-mapped file.")
+    pack: bool = Field(
+        True,
+        description="Decode all images once into a memory-mapped file; false, or where the disk has no room for it: "
+        "decode them anew in each epoch.",
+    )
     balance: bool = Field(
         False, description="Sample classes evenly in training; needs labels, and no batch holds an image twice."
     )
@@ -190,9 +194,13 @@ class TrainConfig(_Keys):
     deterministic: bool = Field(False, description="Same result to the bit on the same machine; may be slower.")
     compile: bool = Field(False, description="Use torch.compile.")
     gradient_checkpointing: bool = Field(False, description="Trade speed for memory.")
-    num_workers: int = Field(4, ge=0, description="Threads that decode images while packing.")
-    pin_memory: bool = Field(True, description="For the loader of unpacked images.")
-    persistent_workers: bool = Field(True, description="For the loader of unpacked images.")
+    num_workers: int = Field(
+        4, ge=0, description="Threads that decode images: while packing, or in each epoch where they are not packed."
+    )
+    pin_memory: bool = Field(True, description="Copy batches to a GPU from page-locked memory.")
+    persistent_workers: bool = Field(
+        True, description="Keep the threads that decode images from epoch to epoch; of no account for packed images."
+    )
 
     # Logging
     log_every_n_steps: int = Field(
@@ -253,7 +261,6 @@ class TrainConfig(_Keys):
 
 # What the schema knows and the training does not do yet: (key, whether a configuration uses it).
 _NOT_YET = {
-    "pack": lambda c: not c.pack,
     "modality": lambda c: c.modality != "rgb",
     "channels": lambda c: c.channels is not None,
     "bands": lambda c: c.bands != "all",

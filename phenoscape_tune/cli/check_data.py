@@ -113,8 +113,8 @@ def _resolve(args: argparse.Namespace) -> TrainConfig:
 def examine(config: TrainConfig, quiet: bool = True) -> Checks:
     """Everything that is found in `config.data_dir`. Raises UserError where no image can be found or read."""
     from phenoscape_tune.data.checks import check_images
+    from phenoscape_tune.data.decoding import refuse_unreadable
     from phenoscape_tune.data.measurements import measure_images
-    from phenoscape_tune.data.packing import list_reasons
     from phenoscape_tune.data.specimens import find_specimens
 
     assert config.data_dir is not None
@@ -124,10 +124,7 @@ def examine(config: TrainConfig, quiet: bool = True) -> Checks:
     with _meter("reading images", quiet) as meter:
         measured = measure_images(specimens, config.input_size, (red, green, blue), config.num_workers, meter)
     if not measured.specimens.names:
-        raise UserError(
-            f"data_dir: none of the {len(specimens.names)} images in {specimens.root} can be read: "
-            f"{list_reasons(measured.unreadable)}."
-        )
+        raise refuse_unreadable(measured.unreadable, specimens)
     with _meter("comparing images", quiet) as meter:
         return check_images(measured, config, meter)
 

@@ -145,6 +145,6 @@ def pack_progress(done: int, total: int) -> None:
     """A progress line on standard error while images are decoded; on a terminal it stays one line."""
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
-        print(f"\rpacking images {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
+        print(f"\rreading images {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
     elif done == total:
-        print(f"packed {total:,} image{'s' * (total != 1)}", file=sys.stderr, flush=True)
+        print(f"read {total:,} image{'s' * (total != 1)}", file=sys.stderr, flush=True)

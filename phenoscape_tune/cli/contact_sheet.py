@@ -41,20 +41,19 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig) -> Image.Image
     import torch
 
     from phenoscape_tune.augment import TwoViews
+    from phenoscape_tune.data.decoding import Square, decode
     from phenoscape_tune.data.packed import choose_size
-    from phenoscape_tune.data.readers import UnreadableImage, fit, read_image
+    from phenoscape_tune.data.readers import UnreadableImage
 
     red, green, blue = ImageColor.getrgb(config.background)[:3]
-    background = (red, green, blue)
-    size = choose_size(specimens, config.input_size)
+    square = Square(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
     squares, captions = [], []
     for index in choose_rows(specimens):
         name = specimens.names[index]
         try:
-            image = read_image(specimens.root / name, background, shortest_side=2 * size)
+            squares.append(decode(specimens.root / name, square))
         except UnreadableImage:  # it was readable when it was measured
             continue
-        squares.append(fit(image, size, config.resize, background))
         labels = specimens.labels
         captions.append((name, "" if labels is None or labels[index] < 0 else specimens.classes[labels[index]]))
     if not squares:

@@ -13,12 +13,12 @@ from phenoscape_tune.files import write_whole
 if TYPE_CHECKING:  # --help must not pay for torch
     import numpy as np
 
-    from phenoscape_tune.data.packed import PackedImages
+    from phenoscape_tune.data.images import Images
 
 
 def measure_downstream(
     config: TrainConfig,
-    packed: PackedImages,
+    images: Images,
     features: np.ndarray,
     *,
     own_images: bool,
@@ -42,7 +42,7 @@ def measure_downstream(
     from phenoscape_tune.data.specimens import split_specimens
     from phenoscape_tune.evaluate import downstream
 
-    specimens = packed.specimens
+    specimens = images.specimens
     everything = np.arange(len(features))
     told: dict[str, Any] = {"queries": list(everything), "classifiers": {}, "left_out": 0}
     labels = specimens.labels

@@ -25,7 +25,7 @@ from phenoscape_tune.errors import UserError
 if TYPE_CHECKING:  # --help must not pay for torch
     import numpy as np
 
-    from phenoscape_tune.data.packed import PackedImages
+    from phenoscape_tune.data.images import Images
     from phenoscape_tune.model import Encoder
 
 FORMATS = ("csv", "parquet", "safetensors")
@@ -116,25 +116,25 @@ def _embed(argv: Sequence[str]) -> int:
     from phenoscape_tune.model import restore_encoder
 
     encoder = restore_encoder(trained.asked, trained.state, path)
-    packed = open_images(trained.asked, None if args.quiet else pack_progress, lambda line: warn([line]))
-    if encoder.mean.shape[1] != packed.images.shape[1]:
+    images = open_images(trained.asked, None if args.quiet else pack_progress, lambda line: warn([line]))
+    if encoder.mean.shape[1] != images.pixels.shape[1]:
         raise UserError(
             f"{path}: was trained on images of {encoder.mean.shape[1]} channels; those in {trained.asked.data_dir} "
-            f"have {packed.images.shape[1]}"
+            f"have {images.pixels.shape[1]}"
         )
-    features = _features(trained, encoder, packed, args.quiet)
+    features = _features(trained, encoder, images, args.quiet)
     # Only now, with all that the user wrote checked, may an earlier result be deleted.
     prepare_folder(folder, FILES)
-    _write(folder, trained, encoder, packed, features, formats)
+    _write(folder, trained, encoder, images, features, formats)
     told = measure_downstream(
         trained.asked,
-        packed,
+        images,
         features,
         own_images=trained.own_images,
         own_parts=trained.own_parts,
         say=None if args.quiet else _say,
     )
-    _show(folder, packed, features, told)
+    _show(folder, images, features, told)
     # Paths need not be UTF-8, which standard output wants.
     shown, source = readable(str(folder)), readable(str(path))
     print(f"\n{len(features):,} images, {features.shape[1]} features each, by {source} (epoch {trained.epoch})")
@@ -208,7 +208,7 @@ def _open(path: Path, data_dir: str | None, overrides: dict[str, Any]) -> Traine
     return Trained(path, config, asked, state.model, state.epoch)
 
 
-def _features(trained: Trained, encoder: Encoder, packed: PackedImages, quiet: bool) -> np.ndarray:
+def _features(trained: Trained, encoder: Encoder, images: Images, quiet: bool) -> np.ndarray:
     import numpy as np
     import torch
 
@@ -219,10 +219,10 @@ def _features(trained: Trained, encoder: Encoder, packed: PackedImages, quiet: b
     config = trained.asked
     device = default_device(config)
     encoder = encoder.to(device).to(memory_format=torch.channels_last)
-    dtype = autocast_dtype(config, device, encoder, packed.images.shape[1])
-    batches = Batches(packed.images, min(config.batch_size, CHUNK), device)
+    dtype = autocast_dtype(config, device, encoder, images.pixels.shape[1])
+    batches = Batches(images.pixels, min(config.batch_size, CHUNK), device)
     progress = None if quiet else _Progress("embedding images")
-    features = embed_images(encoder, batches, len(packed.images), config.input_size, dtype, progress)
+    features = embed_images(encoder, batches, len(images.pixels), config.input_size, dtype, progress)
     if not np.isfinite(features).all():
         raise UserError(
             f"{trained.path}: gives features that are no numbers; give an earlier checkpoint, or set precision=32"
@@ -250,34 +250,34 @@ def _say(line: str) -> None:
 
 
 def _write(
-    folder: Path, trained: Trained, encoder: Encoder, packed: PackedImages, features: np.ndarray, formats: list[str]
+    folder: Path, trained: Trained, encoder: Encoder, images: Images, features: np.ndarray, formats: list[str]
 ) -> None:
     from phenoscape_tune.evaluate.embeddings import WRITERS
     from phenoscape_tune.export import export_backbone
 
     export_backbone(encoder, trained.asked, folder)
     for kind in formats:
-        WRITERS[kind](folder / f"{EMBEDDINGS}.{kind}", packed.specimens.names, features)
+        WRITERS[kind](folder / f"{EMBEDDINGS}.{kind}", images.specimens.names, features)
 
 
-def _show(folder: Path, packed: PackedImages, features: np.ndarray, told: dict[str, Any]) -> None:
+def _show(folder: Path, images: Images, features: np.ndarray, told: dict[str, Any]) -> None:
     import numpy as np
 
     from phenoscape_tune.evaluate.embeddings import readable
     from phenoscape_tune.evaluate.neighbours import choose_queries, draw_neighbours, nearest
     from phenoscape_tune.evaluate.projector import write_projector
 
-    specimens = packed.specimens
+    specimens = images.specimens
     labels = specimens.labels
     names = None if labels is None else [readable(specimens.classes[c]) if c >= 0 else "" for c in labels]
     queries = choose_queries(np.array(told["queries"], dtype=np.int64), labels)
     found = nearest(features, queries, specimens.groups)
     if any(map(len, found)):
-        draw_neighbours(folder / NEIGHBOURS, packed.images, queries, found, names)
+        draw_neighbours(folder / NEIGHBOURS, images.pixels, queries, found, names)
     else:
         told["queries"] = []
     (folder / PROJECTOR).mkdir()
-    write_projector(folder / PROJECTOR, packed.images, features, [readable(name) for name in specimens.names], names)
+    write_projector(folder / PROJECTOR, images.pixels, features, [readable(name) for name in specimens.names], names)
 
 
 if __name__ == "__main__":

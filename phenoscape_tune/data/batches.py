@@ -1,8 +1,8 @@
-"""Batches of packed images on the device: shuffled by seed and epoch, shared out over ranks without overlap."""
+"""Batches of images on the device: shuffled by seed and epoch, shared out over ranks without overlap."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from phenoscape_tune import ranks
 from phenoscape_tune.data.balance import balanced_order
+from phenoscape_tune.data.images import Pixels
+from phenoscape_tune.data.unpacked import UnpackedPixels
 
 RESIDENT_SHARE = 0.25  # of the device's free memory that the images may take
 
@@ -17,19 +19,33 @@ RESIDENT_SHARE = 0.25  # of the device's free memory that the images may take
 class Batches:
     """uint8 images (N, C, S, S) as batches on a device.
 
-    On a GPU with room for all of them they are copied there once; elsewhere each batch is read from the memory map.
-    With `balance_by`, int64 labels (N,), shuffled epochs draw the classes evenly: see `balanced_order`.
+    On a GPU with room for all packed images they are copied there once; elsewhere each batch is read from the memory
+    map. Images that are not packed are decoded two batches ahead.
+
+    Args:
+        balance_by: int64 labels (N,): shuffled epochs draw the classes evenly; see `balanced_order`.
+        pin_memory: whether batches go to a GPU from page-locked memory, so that the copy does not wait for it.
     """
 
     def __init__(
-        self, images: np.ndarray, batch_size: int, device: torch.device, balance_by: np.ndarray | None = None
+        self,
+        images: Pixels,
+        batch_size: int,
+        device: torch.device,
+        balance_by: np.ndarray | None = None,
+        pin_memory: bool = True,
     ) -> None:
         self._images = images
         self.batch_size = batch_size
         self.device = device
         self._balance_by = balance_by
+        self._pin = pin_memory and device.type == "cuda"
         self._resident: Tensor | None = None
-        if device.type == "cuda" and images.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+        if (
+            isinstance(images, np.ndarray)
+            and device.type == "cuda"
+            and images.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        ):
             self._resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
 
     @property
@@ -39,13 +55,21 @@ class Batches:
 
     def take(self, indices: np.ndarray) -> Tensor:
         """The images at `indices` (n,) as uint8 (n, C, S, S) on the device."""
+        return next(self._take_each([indices]))
+
+    def _take_each(self, order: Sequence[np.ndarray]) -> Iterator[Tensor]:
+        """The images at each (n,) of `order`."""
         if self._resident is not None:
-            # From pinned memory: a plain copy would wait for the GPU.
-            return self._resident[torch.from_numpy(indices).pin_memory().to(self.device, non_blocking=True)]
-        batch = torch.from_numpy(self._images[indices])
-        if self.device.type == "cuda":
-            return batch.pin_memory().to(self.device, non_blocking=True)
-        return batch
+            for indices in order:
+                yield self._resident[self._send(torch.from_numpy(indices))]
+        else:
+            images = self._images
+            taken = map(images.__getitem__, order)
+            for batch in images.in_batches(order) if isinstance(images, UnpackedPixels) else taken:
+                yield self._send(torch.from_numpy(batch))
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        return (tensor.pin_memory() if self._pin else tensor).to(self.device, non_blocking=True)
 
     def steps(self, part: np.ndarray) -> int:
         """Full batches of all ranks together in one epoch over `part`."""
@@ -58,11 +82,9 @@ class Batches:
             order = rng.permutation(part)
         else:
             order = balanced_order(part, self._balance_by, span, steps, rng)
-        for start in range(0, steps * span, span):
-            own = start + ranks.rank() * self.batch_size
-            yield self.take(order[own : own + self.batch_size])
+        own = ranks.rank() * self.batch_size
+        yield from self._take_each([order[at : at + self.batch_size] for at in range(own, steps * span, span)])
 
     def in_order(self, part: np.ndarray) -> Iterator[Tensor]:
         """All images of `part` in its order, the last batch perhaps smaller; the same on every rank."""
-        for start in range(0, len(part), self.batch_size):
-            yield self.take(part[start : start + self.batch_size])
+        yield from self._take_each([part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)])

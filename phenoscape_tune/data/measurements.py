@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from phenoscape_tune.data.decoding import map_ahead
 from phenoscape_tune.data.readers import Colour, UnreadableImage, image_size, read_image
 from phenoscape_tune.data.specimens import Specimens
 
@@ -81,17 +81,15 @@ def measure_images(
         except UnreadableImage as fault:
             return fault
 
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        numbered = iter(enumerate(specimens.names))
-        # In blocks, so that what waits in the pool's queue is bounded.
-        while block := list(itertools.islice(numbered, 64 * max(1, num_workers))):
-            for (index, name), measured in zip(block, pool.map(measure, [name for _, name in block]), strict=True):
-                if isinstance(measured, UnreadableImage):
-                    unreadable.append((name, str(measured)))
-                else:
-                    found.append((index, measured))
-                if progress is not None:
-                    progress(index + 1, len(specimens.names))
+    workers = max(1, num_workers)
+    with ThreadPoolExecutor(workers) as pool:
+        for index, measured in enumerate(map_ahead(pool, measure, specimens.names, 64 * workers)):
+            if isinstance(measured, UnreadableImage):
+                unreadable.append((specimens.names[index], str(measured)))
+            else:
+                found.append((index, measured))
+            if progress is not None:
+                progress(index + 1, len(specimens.names))
     return _gather(specimens, found, unreadable)
 
 

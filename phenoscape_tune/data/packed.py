@@ -4,49 +4,23 @@ A packed folder is either whole or not there: it is built aside under a lock and
 """
 
 import getpass
-import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from phenoscape_tune.data.packing import (
-    FORMAT_VERSION,
-    Notice,
-    PackSettings,
-    Progress,
-    build_packed,
-    list_reasons,
-    read_index,
-)
+from phenoscape_tune.data.decoding import Notice, Progress, Square, judge_unreadable
+from phenoscape_tune.data.images import Images
+from phenoscape_tune.data.packing import build_packed, key_of, read_index
 from phenoscape_tune.data.readers import UnreadableImage, image_size
 from phenoscape_tune.data.specimens import Specimens
-from phenoscape_tune.errors import UserError
-
-__all__ = ["PackSettings", "PackedImages", "choose_size", "default_cache_dir", "pack"]
 
 SMALLEST_SIZE = 8
 HEADER_READERS = 8
-
-
-@dataclass(frozen=True)
-class PackedImages:
-    """N decoded images and the specimens that they show, in the same order."""
-
-    images: np.ndarray
-    """uint8 (N, 3, size, size), memory-mapped, read-only."""
-    specimens: Specimens
-    """The N readable ones."""
-    unreadable: tuple[tuple[str, str], ...]
-    """(name, reason) of each image that was left out."""
-    folder: Path
-    """Where the array lies."""
 
 
 def choose_size(specimens: Specimens, input_size: int) -> int:
@@ -67,14 +41,14 @@ def choose_size(specimens: Specimens, input_size: int) -> int:
 
 def pack(
     specimens: Specimens,
-    settings: PackSettings,
+    square: Square,
     cache_dir: Path,
     *,
     num_workers: int,
     max_unreadable: float,
     progress: Progress | None = None,
     notice: Notice | None = None,
-) -> PackedImages:
+) -> Images:
     """The specimens' images as one memory-mapped array below ``cache_dir``; decoded only where it is not there yet.
 
     What is packed depends on the folder, each file's name, size and time, and the settings; labels and groups are the
@@ -82,23 +56,20 @@ def pack(
     least one); ``progress`` gets (done, total); ``notice`` gets one line for the user at a time. ``max_unreadable`` is
     the share (0..1) of unreadable images up to which they are left out; it is judged anew at each call.
 
-    Raises UserError where more are unreadable, none is readable, the disk has too little space or ``cache_dir`` cannot
-    be written.
+    Raises NoRoom where the disk has too little space, UserError where more are unreadable, none is readable or
+    ``cache_dir`` cannot be written.
     """
-    key = _key(specimens, settings)
+    key = key_of(specimens, square)
     folder = Path(cache_dir).expanduser() / f"packed-{key}"
     index = read_index(folder)
     if index is None:
-        index = build_packed(specimens, settings, folder, max(1, num_workers), progress, notice)
+        index = build_packed(specimens, square, folder, max(1, num_workers), progress, notice)
     unreadable = tuple((str(name), str(reason)) for name, reason in index["unreadable"])
-    _judge_unreadable(unreadable, specimens, max_unreadable, notice)
-    left_out = {name for name, _ in unreadable}
-    return PackedImages(
-        images=np.load(folder / "images.npy", mmap_mode="r"),
-        specimens=specimens.keep(i for i, name in enumerate(specimens.names) if name not in left_out),
-        unreadable=unreadable,
-        folder=folder,
-    )
+    told = judge_unreadable(unreadable, specimens, max_unreadable)
+    if told and notice is not None:
+        notice(told)
+    pixels = np.load(folder / "images.npy", mmap_mode="r")
+    return Images(pixels, specimens.readable(unreadable), unreadable, folder)
 
 
 def default_cache_dir() -> Path:
@@ -117,40 +88,6 @@ def default_cache_dir() -> Path:
             return preferred
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
     return Path(tempfile.gettempdir()) / f"phenoscape_tune-{user}"
-
-
-def _key(specimens: Specimens, settings: PackSettings) -> str:
-    """16 hexadecimal digits that change whenever the packed pixels could."""
-    digest = hashlib.sha256()
-    header = [FORMAT_VERSION, str(specimens.root.resolve()), asdict(settings)]
-    digest.update(json.dumps(header, sort_keys=True).encode())
-    for name in specimens.names:
-        path = specimens.root / name
-        try:
-            status = path.stat()
-            # A file whose permissions were mended has the same time, and is to be tried again.
-            state = [name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)]
-        except OSError:
-            state = [name, -1, -1, False]
-        digest.update(json.dumps(state).encode())
-    return digest.hexdigest()[:16]
-
-
-def _judge_unreadable(
-    unreadable: tuple[tuple[str, str], ...], specimens: Specimens, max_unreadable: float, notice: Notice | None
-) -> None:
-    if not unreadable:
-        return
-    total = len(specimens.names)
-    share = len(unreadable) / total
-    counted = f"{len(unreadable)} of {total} images in {specimens.root} cannot be read"
-    if share > max_unreadable:
-        raise UserError(
-            f"data_dir: {counted} ({share:.1%}; max_unreadable: {max_unreadable:g} allows {max_unreadable:.1%}): "
-            f"{list_reasons(unreadable)}. Repair or remove them, or raise max_unreadable."
-        )
-    if notice is not None:
-        notice(f"{counted} and are left out: {list_reasons(unreadable)}")
 
 
 def _longest_side(path: Path) -> int:

@@ -1,43 +1,45 @@
 """Builds a packed folder: decodes every image once, under a lock, aside, and renames what is whole."""
 
 import errno
-import itertools
+import hashlib
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from phenoscape_tune.data.readers import UnreadableImage, fit, read_image
+from phenoscape_tune.data.decoding import CHANNELS, Notice, Progress, Square, decode_all, refuse_unreadable
+from phenoscape_tune.data.readers import UnreadableImage
 from phenoscape_tune.data.specimens import Specimens
 from phenoscape_tune.errors import UserError
 
 FORMAT_VERSION = 1
-CHANNELS = 3
-LISTED_NAMES = 10
-
-Progress = Callable[[int, int], None]
-Notice = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class PackSettings:
-    """How each image is brought onto its square; see ``readers.fit``."""
+class NoRoom(UserError):
+    """The packed images do not fit on the disk of the cache folder."""
 
-    size: int
-    """Side of the square in pixels."""
-    resize: str
-    """One of pad, crop and squash."""
-    background: tuple[int, int, int]
-    """Red, green, blue (0..255) under transparent pixels and beside padded images."""
+
+def key_of(specimens: Specimens, square: Square) -> str:
+    """16 hexadecimal digits that change whenever the packed pixels could."""
+    digest = hashlib.sha256()
+    header = [FORMAT_VERSION, str(specimens.root.resolve()), asdict(square)]
+    digest.update(json.dumps(header, sort_keys=True).encode())
+    for name in specimens.names:
+        path = specimens.root / name
+        try:
+            status = path.stat()
+            # A file whose permissions were mended has the same time, and is to be tried again.
+            state = [name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)]
+        except OSError:
+            state = [name, -1, -1, False]
+        digest.update(json.dumps(state).encode())
+    return digest.hexdigest()[:16]
 
 
 def read_index(folder: Path) -> dict[str, Any] | None:
@@ -56,7 +58,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 def build_packed(
     specimens: Specimens,
-    settings: PackSettings,
+    square: Square,
     folder: Path,
     num_workers: int,
     progress: Progress | None,
@@ -64,7 +66,8 @@ def build_packed(
 ) -> dict[str, Any]:
     """Build ``folder`` unless another process does so first; its index, as ``read_index`` returns it.
 
-    Raises UserError where no image is readable, the disk has too little space or the cache folder cannot be written.
+    Raises NoRoom where the disk has too little space, UserError where no image is readable or the cache folder cannot
+    be written.
     """
     cache_dir = folder.parent
     building: Path | None = None
@@ -75,16 +78,17 @@ def build_packed(
             if index is not None:
                 return index
             _remove_leftovers(folder)
-            _check_space(specimens, settings, cache_dir)
+            _check_space(specimens, square, cache_dir)
             building = cache_dir / f".building-{folder.name}-{os.getpid()}"
             building.mkdir()
-            index = _build(specimens, settings, building, num_workers, progress)
+            index = _build(specimens, square, building, num_workers, progress)
             os.replace(building, folder)
             _sync(cache_dir)
             return index
     except OSError as fault:
-        what = "has no space left" if fault.errno == errno.ENOSPC else f"cannot be written ({fault.strerror or fault})"
-        raise UserError(
+        full = fault.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "has no space left" if full else f"cannot be written ({fault.strerror or fault})"
+        raise (NoRoom if full else UserError)(
             f"cache_dir: {cache_dir} {what}. Set cache_dir (or $PHENOSCAPE_CACHE) to a folder on a disk with room."
         ) from fault
     finally:
@@ -93,15 +97,15 @@ def build_packed(
 
 
 def _build(
-    specimens: Specimens, settings: PackSettings, building: Path, num_workers: int, progress: Progress | None
+    specimens: Specimens, square: Square, building: Path, num_workers: int, progress: Progress | None
 ) -> dict[str, Any]:
     """Decode every image into ``building``; its index, also written there."""
     names: list[str] = []
     unreadable: list[tuple[str, str]] = []
     # Written in sequence and not through a memory map, where a full disk would kill the process instead of raising.
     with (building / "images.npy").open("wb") as file:
-        start = _write_header(file, len(specimens.names), settings.size)
-        for done, (name, image) in enumerate(_decode(specimens, settings, num_workers), start=1):
+        start = _write_header(file, len(specimens.names), square.size)
+        for done, (name, image) in enumerate(decode_all(specimens, square, num_workers), start=1):
             if isinstance(image, UnreadableImage):
                 unreadable.append((name, str(image)))
             else:
@@ -110,19 +114,16 @@ def _build(
             if progress is not None:
                 progress(done, len(specimens.names))
         if not names:
-            raise UserError(
-                f"data_dir: none of the {len(specimens.names)} images in {specimens.root} can be read: "
-                f"{list_reasons(unreadable)}."
-            )
+            raise refuse_unreadable(tuple(unreadable), specimens)
         file.seek(0)
         # NumPy pads the header for a first axis that grows or shrinks, so the pixels stay where they are.
-        if _write_header(file, len(names), settings.size) != start:
+        if _write_header(file, len(names), square.size) != start:
             raise RuntimeError("the header of images.npy changed its length")
         _flush(file)
     index = {
         "version": FORMAT_VERSION,
         "root": str(specimens.root.resolve()),
-        "settings": asdict(settings),
+        "settings": asdict(square),
         "unreadable": unreadable,
         "names": names,
     }
@@ -134,46 +135,12 @@ def _build(
     return index
 
 
-def _decode(
-    specimens: Specimens, settings: PackSettings, num_workers: int
-) -> Iterator[tuple[str, np.ndarray | UnreadableImage]]:
-    """Each name with its square uint8 (3, size, size) or why it has none, in order."""
-
-    def decode(name: str) -> np.ndarray | UnreadableImage:
-        try:
-            # Twice the size keeps the reduced JPEG indistinguishable after the final, antialiased step.
-            image = read_image(specimens.root / name, settings.background, shortest_side=2 * settings.size)
-        except UnreadableImage as fault:
-            return fault
-        return fit(image, settings.size, settings.resize, settings.background)
-
-    waiting: deque[tuple[str, Future[np.ndarray | UnreadableImage]]] = deque()
-    names = iter(specimens.names)
-    pool = ThreadPoolExecutor(num_workers)
-    try:
-        # A short queue, so that memory holds a few images however many there are.
-        for name in itertools.islice(names, 4 * num_workers):
-            waiting.append((name, pool.submit(decode, name)))
-        while waiting:
-            name, result = waiting.popleft()
-            yield name, result.result()
-            for following in itertools.islice(names, 1):
-                waiting.append((following, pool.submit(decode, following)))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def list_reasons(unreadable: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> str:
-    listed = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:LISTED_NAMES])
-    return listed + (f"; and {len(unreadable) - LISTED_NAMES} more" if len(unreadable) > LISTED_NAMES else "")
-
-
-def _check_space(specimens: Specimens, settings: PackSettings, cache_dir: Path) -> None:
-    needed = len(specimens.names) * CHANNELS * settings.size**2
+def _check_space(specimens: Specimens, square: Square, cache_dir: Path) -> None:
+    needed = len(specimens.names) * CHANNELS * square.size**2
     free = shutil.disk_usage(cache_dir).free
     if needed > free:
-        raise UserError(
-            f"cache_dir: {cache_dir} has {free:,} bytes free; {len(specimens.names)} images of {settings.size} px "
+        raise NoRoom(
+            f"cache_dir: {cache_dir} has {free:,} bytes free; {len(specimens.names)} images of {square.size} px "
             f"need {needed:,}. Set cache_dir (or $PHENOSCAPE_CACHE) to a folder on a larger disk."
         )
 

@@ -1,11 +1,10 @@
-"""The images of a configuration, packed and split into parts: the same for every trial and every process."""
+"""The images of a configuration, split into parts: the same for every trial and every process."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,17 @@ import numpy as np
 from PIL import ImageColor
 
 from phenoscape_tune.config import TrainConfig
-from phenoscape_tune.data.packed import PackedImages, PackSettings, choose_size, default_cache_dir, pack
+from phenoscape_tune.data.decoding import Notice, Progress, Square
+from phenoscape_tune.data.images import Images
+from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
+from phenoscape_tune.data.packing import NoRoom
 from phenoscape_tune.data.specimens import Split, find_specimens, split_specimens
+from phenoscape_tune.data.unpacked import open_unpacked
 from phenoscape_tune.errors import UserError
 
 _DATA_KEYS = (
     *("data_dir", "labels", "group_by", "val_fraction", "test_fraction", "split_seed"),
-    *("input_size", "resize", "background", "cache_dir", "max_unreadable"),
+    *("input_size", "resize", "background", "cache_dir", "max_unreadable", "pack"),
 )
 
 FEW_A_CLASS = 20  # labelled images of the training and validation parts
@@ -27,15 +30,15 @@ FEW_A_CLASS = 20  # labelled images of the training and validation parts
 
 @dataclass(frozen=True)
 class Parts:
-    """Packed images (N, C, S, S) uint8, and which of them are for training, validation and the final test."""
+    """Images (N, C, S, S) uint8, and which of them are for training, validation and the final test."""
 
-    packed: PackedImages
+    images: Images
     split: Split
 
     @property
     def labels(self) -> np.ndarray | None:
         """(N,) int64 class of each image, -1 for an unlabelled one; None where there are no classes at all."""
-        return self.packed.specimens.labels
+        return self.images.specimens.labels
 
     @property
     def few_labels(self) -> bool:
@@ -50,16 +53,16 @@ class Parts:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.packed.specimens.classes
+        return self.images.specimens.classes
 
     @property
     def channels(self) -> int:
-        return int(self.packed.images.shape[1])
+        return int(self.images.pixels.shape[1])
 
     @property
     def fingerprint(self) -> str:
         """A short text that changes with all that a search compares on: the images' names, classes and split."""
-        specimens = self.packed.specimens
+        specimens = self.images.specimens
         labels = [] if specimens.labels is None else specimens.labels.tolist()
         split = [part.tolist() for part in (self.split.train, self.split.val, self.split.test)]
         told = [specimens.names, specimens.classes, labels, split]
@@ -78,7 +81,7 @@ class Parts:
         """
         if config.balance and self.labels is None:
             raise UserError(
-                f"balance: true needs labels, and {config.data_dir} has none ({self.packed.specimens.label_source}): "
+                f"balance: true needs labels, and {config.data_dir} has none ({self.images.specimens.label_source}): "
                 "write balance=false, or give labels (a sub-folder a class, or labels=path/to/labels.csv)"
             )
         return self.labels if config.balance else None
@@ -90,7 +93,7 @@ class Parts:
         if self.partly_labelled:
             counts = [len(self.labelled(part)) for part in parts.values()]
             told += f"; {sum(counts):,} labelled: {', '.join(f'{count:,}' for count in counts)}"
-        return f"{len(self.packed.images):,} images ({told}), {self.packed.specimens.label_source}"
+        return f"{len(self.images.pixels):,} images ({told}), {self.images.specimens.label_source}"
 
 
 def data_key(config: TrainConfig) -> tuple[object, ...]:
@@ -98,12 +101,10 @@ def data_key(config: TrainConfig) -> tuple[object, ...]:
     return tuple(getattr(config, name) for name in _DATA_KEYS)
 
 
-def open_images(
-    config: TrainConfig,
-    progress: Callable[[int, int], None] | None = None,
-    notice: Callable[[str], None] | None = None,
-) -> PackedImages:
+def open_images(config: TrainConfig, progress: Progress | None = None, notice: Notice | None = None) -> Images:
     """Find and pack (or reuse what is packed) the images of `config.data_dir`, however few.
+
+    Where they are not to be packed, or there is no room for it, they are decoded whenever they are asked for.
 
     Raises UserError where the folder or the labels are not fit to be read, naming the numbers.
     """
@@ -112,30 +113,42 @@ def open_images(
     labels = None if config.labels is None else Path(config.labels)
     specimens = find_specimens(Path(config.data_dir), labels, config.group_by)
     red, green, blue = ImageColor.getrgb(config.background)[:3]
-    settings = PackSettings(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
-    return pack(
+    square = Square(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
+    cache_dir = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
+    if config.pack:
+        try:
+            return pack(
+                specimens,
+                square,
+                cache_dir,
+                num_workers=config.num_workers,
+                max_unreadable=config.max_unreadable,
+                progress=progress,
+                notice=notice,
+            )
+        except NoRoom as fault:
+            if notice is not None:
+                notice(f"{fault} Until then the images are decoded anew in each epoch, as with pack: false.")
+    return open_unpacked(
         specimens,
-        settings,
-        Path(config.cache_dir) if config.cache_dir else default_cache_dir(),
+        square,
+        cache_dir,
         num_workers=config.num_workers,
+        keep_workers=config.persistent_workers,
         max_unreadable=config.max_unreadable,
         progress=progress,
         notice=notice,
     )
 
 
-def open_parts(
-    config: TrainConfig,
-    progress: Callable[[int, int], None] | None = None,
-    notice: Callable[[str], None] | None = None,
-) -> Parts:
+def open_parts(config: TrainConfig, progress: Progress | None = None, notice: Notice | None = None) -> Parts:
     """Find, pack (or reuse what is packed) and split the images of `config.data_dir`.
 
     Raises UserError where the folder, the labels or the images are not fit to train on, naming the numbers.
     """
-    packed = open_images(config, progress, notice)
-    split = split_specimens(packed.specimens, config.val_fraction, config.test_fraction, config.split_seed)
-    total, train = len(packed.images), len(split.train)
+    images = open_images(config, progress, notice)
+    split = split_specimens(images.specimens, config.val_fraction, config.test_fraction, config.split_seed)
+    total, train = len(images.pixels), len(split.train)
     if len(split.val) < 2 or train < 2:
         few = f"{total} image{'s are' if total != 1 else ' is'} too few"
         raise UserError(
@@ -148,7 +161,7 @@ def open_parts(
             f"batch_size: {_told_batch(config)} is larger than the training part of {config.data_dir} "
             f"({train} of {total} images); set batch_size={most} or less, or add images"
         )
-    parts = Parts(packed, split)
+    parts = Parts(images, split)
     parts.balance_by(config)  # refused before a search begins
     if parts.partly_labelled:
         _check_votes(config, parts)
@@ -164,7 +177,7 @@ def _check_votes(config: TrainConfig, parts: Parts) -> None:
     """Raise UserError where labels are left for fewer than two classes that can be told: see `knn.leave_one_out`."""
     assert parts.labels is not None
     seen = parts.labelled(np.concatenate([parts.split.train, parts.split.val]))
-    groups = parts.packed.specimens.groups
+    groups = parts.images.specimens.groups
     counts = Counter(c for c, _ in sorted({(int(parts.labels[index]), groups[index]) for index in seen}))
     if sum(count >= 2 for count in counts.values()) < 2:
         listed = ", ".join(f"{parts.classes[c]} ×{count}" for c, count in counts.most_common(5)) or "none"

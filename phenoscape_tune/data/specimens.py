@@ -47,6 +47,11 @@ class Specimens:
             groups=tuple(self.groups[i] for i in chosen),
         )
 
+    def readable(self, unreadable: Iterable[tuple[str, str]]) -> "Specimens":
+        """The specimens without the ``unreadable`` (name, reason)."""
+        left_out = {name for name, _ in unreadable}
+        return self.keep(i for i, name in enumerate(self.names) if name not in left_out)
+
 
 @dataclass(frozen=True)
 class Split:

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from phenoscape_tune.data.images import Pixels
+
 NEAREST = 5
 QUERIES = 8
 _TILE, _GAP, _MARGIN, _FRAME, _CAPTION, _TOP = 112, 14, 20, 5, 18, 78
@@ -50,7 +52,7 @@ def choose_queries(candidates: np.ndarray, labels: np.ndarray | None, count: int
 
 def draw_neighbours(
     path: Path,
-    images: np.ndarray,
+    images: Pixels,
     queries: np.ndarray,
     found: Sequence[np.ndarray],
     names: Sequence[str] | None,

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from phenoscape_tune.data.images import Pixels
+
 POINTS = 5000  # evenly taken from more: the projector runs in a browser
 _THUMBNAIL, _LARGEST_SPRITE = 64, 8192  # px
 
 
 def write_projector(
-    folder: Path, images: np.ndarray, features: np.ndarray, names: Sequence[str], classes: Sequence[str] | None
+    folder: Path, images: Pixels, features: np.ndarray, names: Sequence[str], classes: Sequence[str] | None
 ) -> int:
     """Write what `tensorboard --logdir` shows in its PROJECTOR tab; returns the number of points.
 
@@ -50,7 +52,7 @@ def write_projector(
     return len(chosen)
 
 
-def _write_sprite(path: Path, images: np.ndarray, chosen: np.ndarray) -> int:
+def _write_sprite(path: Path, images: Pixels, chosen: np.ndarray) -> int:
     """Small pictures in rows of a square; returns the side of one, in pixels."""
     across = int(np.ceil(len(chosen) ** 0.5))
     side = min(_THUMBNAIL, _LARGEST_SPRITE // across)

@@ -144,7 +144,7 @@ class StageSampler(optuna.samplers.BaseSampler):
     def begin(self, number: int) -> None:
         """Say which of the stage's own trials is asked for next (the study also holds the one taken over)."""
         self._number = number
-        # One trial to learn from is enough; without any TPE draws at random.
+        # One trial to learn from is enough.
         self._tpe = optuna.samplers.TPESampler(seed=derive_seed(self._seed, number), n_startup_trials=1)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -156,9 +156,7 @@ class StageSampler(optuna.samplers.BaseSampler):
         if not self._parameters:  # the baseline and the confirmation vary nothing
             return {}
         # A copy: Optuna checks its types, and the stratified points are kept.
-        point = dict(self._first.get(self._number) or self._tpe.sample_relative(study, trial, search_space))
-        if not point:
-            return {}
+        point = dict(self._first.get(self._number) or self._by_tpe(study, trial, search_space))
         for key, parameter in self._parameters.items():
             if parameter.step is not None and parameter.low is not None and parameter.type == "uniform":
                 point[key] = parameter.at_step(round((point[key] - parameter.low) / parameter.step))
@@ -166,8 +164,15 @@ class StageSampler(optuna.samplers.BaseSampler):
         others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
         tried = [other.params for other in others if other.state != TrialState.FAIL]
         if point in tried and self._number in self._first:  # by an earlier search, or the winner before the stage
-            point = dict(self._tpe.sample_relative(study, trial, search_space))
+            point = dict(self._by_tpe(study, trial, search_space))
         return self._untried(point, tried) if point in tried else point
+
+    def _by_tpe(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """TPE's point; where no trial has ended yet, any."""
+        found = self._tpe.sample_relative(study, trial, search_space)
+        return found or spread_points(self._parameters, 1, derive_seed(self._seed, self._number))[0]
 
     def _untried(self, point: dict[str, Any], tried: list[dict[str, Any]]) -> dict[str, Any]:
         """The point, or where all values can be counted one that no trial had."""

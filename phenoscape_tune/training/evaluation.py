@@ -91,7 +91,7 @@ def measure_validation(run: Run, features: Tensor) -> Score:
         return measure(run, parts.split.val, features)
     assert parts.labels is not None
     known = np.concatenate([parts.labelled(parts.split.train), labelled])
-    groups = parts.packed.specimens.groups
+    groups = parts.images.specimens.groups
     return few_labels_score(embed(run, known), parts.labels[known], [groups[i] for i in known])
 
 
@@ -108,7 +108,7 @@ def test(run: Run) -> Row:
         row["test_error"] = score.error
     if score.specimens is None or ranks.rank():
         return row
-    specimens = run.parts.packed.specimens
+    specimens = run.parts.images.specimens
     names, groups, classes, labels = specimens.names, specimens.groups, specimens.classes, run.parts.labels
     # File names need not be UTF-8: as they are on the disk they are written.
     with (run.folder / "test_scores.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:

@@ -179,22 +179,24 @@ def backpropagate(
         recomputes: whether layers are checkpointed, so that the backward pass runs them again.
 
     Random layers draw the same numbers in both passes. Batch norm's running statistics take one step towards the mean
-    of the micro-batches' statistics (`num_batches_tracked` counts micro-batches); what the backward pass runs again
-    adds nothing to them.
+    of the micro-batches' statistics; what the second pass or the backward pass runs again adds nothing to them.
     """
     chunks = split_rows(len(views) // 2, micro_batch)
     if len(chunks) == 1:
         with autocast():
             _, z = encoder(views)  # (2B, d)
         loss = nt_xent(z, temperature)
-        with _unmoved_running_statistics(encoder) if recomputes else nullcontext():
+        with _RunningStatistics(encoder).unmoved() if recomputes else nullcontext():
             scale(loss).backward()
         return loss.detach()
-    states, parts = [], []
-    for number, rows in enumerate(chunks):
+    states, parts, statistics = [], [], _RunningStatistics(encoder)
+    for rows in chunks:
         states.append(_random_state(views.device))
-        with torch.no_grad(), autocast(), _share_of_running_statistics(encoder, number, len(chunks)):
-            parts.append(encoder(views[rows])[1])
+        with statistics.unmoved():
+            with torch.no_grad(), autocast():
+                parts.append(encoder(_dense(views[rows]))[1])
+            statistics.add_part()
+    statistics.move()
     z = parts[0].new_empty(len(views), parts[0].shape[1])  # (2B, d)
     for rows, part in zip(chunks, parts, strict=True):
         z[rows] = part
@@ -204,11 +206,16 @@ def backpropagate(
         _set_random_state(state, views.device)
         # The ranks exchange gradients once, with the last part.
         apart = encoder.no_sync() if isinstance(encoder, DistributedDataParallel) and number < len(chunks) else None
-        with apart or nullcontext(), _no_running_statistics(encoder):
+        with apart or nullcontext(), statistics.unmoved():
             with autocast():
-                _, part = encoder(views[rows])
+                _, part = encoder(_dense(views[rows]))
             part.backward(gradient[rows])
     return loss.detach()
+
+
+def _dense(part: Tensor) -> Tensor:
+    # Every n-th row has other strides: a compiled network would be compiled anew.
+    return part if part.is_contiguous() or part.is_contiguous(memory_format=torch.channels_last) else part.clone()
 
 
 def _on_all_ranks(encoder: nn.Module) -> DistributedDataParallel:
@@ -230,55 +237,46 @@ def split_rows(batch: int, micro_batch: int) -> list[slice]:
     return first + [slice(batch + k, 2 * batch, n) for k in range(n)]
 
 
-@contextmanager
-def _share_of_running_statistics(encoder: nn.Module, part: int, parts: int) -> Iterator[None]:
-    """Within, batch norm updates its running statistics so that all parts together are one update by their mean."""
-    # Without a momentum each part counts as much as each one before: nothing to share.
-    momenta = {norm: norm.momentum for norm in _batch_norms(encoder) if norm.momentum is not None}
-    for norm, momentum in momenta.items():
-        # The parts that follow shrink this one's weight by (1 − theirs): what remains is momentum / parts for each.
-        share = momentum / parts
-        norm.momentum = share / (1 - (parts - 1 - part) * share)
-    try:
-        yield
-    finally:
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
+class _RunningStatistics:
+    """Batch norm's running statistics, which every forward pass in training moves.
 
+    They are put back, and not kept from moving: a layer that is run again has to do what it did at first, and a
+    compiled network would be compiled anew for every other setting of a layer.
+    """
 
-@contextmanager
-def _no_running_statistics(encoder: nn.Module) -> Iterator[None]:
-    """Within, batch norm in training uses the batch's statistics as ever, and does not add them to the running ones."""
-    norms = _batch_norms(encoder)
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+    def __init__(self, encoder: nn.Module) -> None:
+        # A frozen one, in evaluation mode, does not move.
+        norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+        self._buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
+        self._parts = 0
 
+    @contextmanager
+    def unmoved(self) -> Iterator[None]:
+        """What moves within is put back at the end."""
+        before = [buffer.clone() for buffer in self._buffers]
+        try:
+            yield
+        finally:
+            self._set(before)
 
-@contextmanager
-def _unmoved_running_statistics(encoder: nn.Module) -> Iterator[None]:
-    """Within, batch norm in training leaves its running statistics as they are, and yet saves for the backward pass
-    what it did when they moved: a checkpointed layer has to."""
-    known = [(norm, norm.momentum, norm.num_batches_tracked) for norm in _batch_norms(encoder)]
-    counts = [None if count is None else count.clone() for _, _, count in known]
-    for norm, _, _ in known:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for (norm, momentum, tracked), count in zip(known, counts, strict=True):
-            norm.momentum = momentum
-            if tracked is not None and count is not None:
-                tracked.copy_(count)
+    def add_part(self) -> None:
+        """Remember what a part of the batch has made of them."""
+        self._parts += 1
+        for total, buffer in zip(self._sums, self._buffers, strict=True):
+            total += buffer
 
+    def move(self) -> None:
+        """One step towards the mean of the parts' statistics; `num_batches_tracked` is the same in each of them."""
+        whole = [None if total.is_floating_point() else "floor" for total in self._sums]
+        self._set(
+            [torch.div(total, self._parts, rounding_mode=how) for total, how in zip(self._sums, whole, strict=True)]
+        )
 
-def _batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
-    # A frozen one, in evaluation mode, has to go on reading its running statistics.
-    return [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    @torch.no_grad()
+    def _set(self, values: Sequence[Tensor]) -> None:
+        for buffer, value in zip(self._buffers, values, strict=True):
+            buffer.copy_(value)
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -111,7 +111,7 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         folder=Path(config.out_dir),
         device=device,
         parts=parts,
-        batches=Batches(parts.packed.images, config.step_images, device, parts.balance_by(config)),
+        batches=Batches(parts.images.pixels, config.step_images, device, parts.balance_by(config), config.pin_memory),
         encoder=encoder,
         optimizer=build_optimizer(config, encoder),
         two_views=TwoViews(**config.transforms.model_dump()),
@@ -180,7 +180,7 @@ def channel_statistics(parts: Parts, most: int = 2000) -> tuple[list[float], lis
     chosen = parts.split.train[:: max(1, len(parts.split.train) // most)]
     count, total, squares = 0, np.zeros(parts.channels), np.zeros(parts.channels)
     for start in range(0, len(chosen), 256):
-        pixels = parts.packed.images[chosen[start : start + 256]].astype(np.float64) / 255  # (n, C, S, S)
+        pixels = parts.images.pixels[chosen[start : start + 256]].astype(np.float64) / 255  # (n, C, S, S)
         count += pixels[:, 0].size
         total += pixels.sum(axis=(0, 2, 3))
         squares += np.square(pixels).sum(axis=(0, 2, 3))
@@ -192,12 +192,14 @@ def describe(run: Run) -> None:
     config = run.config
     parameters = sum(p.numel() for p in run.encoder.backbone.parameters())
     log.info("%s: %s", config.data_dir, run.parts.describe())
+    images = run.parts.images
     log.info(
-        "%s, %.1f M parameters, input %d px, packed at %d px",
+        "%s, %.1f M parameters, input %d px, images %s at %d px",
         config.backbone,
         parameters / 1e6,
         config.input_size,
-        run.parts.packed.images.shape[-1],
+        f"decoded anew in each epoch by {config.num_workers} threads" if images.folder is None else "packed",
+        images.pixels.shape[-1],
     )
     log.info(
         "%s, %s, %d threads; effective batch %d; %s",
@@ -212,8 +214,6 @@ def describe(run: Run) -> None:
         log.info("%s", note)
     if config.eta_min is not None and config.resolved_eta_min != config.eta_min:
         log.info("eta_min: %g is not below lr %g: the floor is %g", config.eta_min, config.lr, config.resolved_eta_min)
-    if config.pin_memory or config.persistent_workers:
-        log.info("images are packed: pin_memory and persistent_workers, for the loader of unpacked ones, are not used")
     if not ranks.in_group():
         for key, used in (("strategy: ddp", config.strategy == "ddp"), ("sync_batchnorm", config.sync_batchnorm)):
             if used:

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 
 import phenoscape_tune
-from phenoscape_tune.data import packed, packing
-from phenoscape_tune.data.packed import PackedImages, PackSettings, choose_size, default_cache_dir, pack
+from phenoscape_tune.data import decoding, packed, packing
+from phenoscape_tune.data.decoding import Square
+from phenoscape_tune.data.images import Images
+from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
 from phenoscape_tune.data.readers import fit, read_image
 from phenoscape_tune.data.specimens import Specimens, find_specimens
 from phenoscape_tune.errors import UserError
 
-SETTINGS = PackSettings(size=16, resize="pad", background=(9, 99, 199))
+SQUARE = Square(size=16, resize="pad", background=(9, 99, 199))
 
 
 def write_images(root: Path, count: int = 10) -> Specimens:
@@ -30,8 +32,8 @@ def write_images(root: Path, count: int = 10) -> Specimens:
     return find_specimens(root)
 
 
-def pack_into(cache: Path, specimens: Specimens, settings: PackSettings = SETTINGS, **options: object) -> PackedImages:
-    return pack(specimens, settings, cache, **({"num_workers": 3, "max_unreadable": 0.0} | options))  # type: ignore[arg-type]
+def pack_into(cache: Path, specimens: Specimens, square: Square = SQUARE, **options: object) -> Images:
+    return pack(specimens, square, cache, **({"num_workers": 3, "max_unreadable": 0.0} | options))  # type: ignore[arg-type]
 
 
 def refuse_to_decode(*arguments: object, **options: object) -> None:
@@ -43,13 +45,13 @@ def test_packed_images_are_the_fitted_ones_in_order(tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     found = pack_into(tmp_path / "cache", specimens, progress=lambda *step: steps.append(step))
     expected = [
-        fit(read_image(specimens.root / name, SETTINGS.background), 16, "pad", SETTINGS.background)
+        fit(read_image(specimens.root / name, SQUARE.background), 16, "pad", SQUARE.background)
         for name in specimens.names
     ]
-    np.testing.assert_array_equal(found.images, np.stack(expected))
-    assert found.images.dtype == np.uint8
-    assert isinstance(found.images, np.memmap)
-    assert not found.images.flags.writeable
+    np.testing.assert_array_equal(found.pixels, np.stack(expected))
+    assert found.pixels.dtype == np.uint8
+    assert isinstance(found.pixels, np.memmap)
+    assert not found.pixels.flags.writeable
     assert found.specimens.names == specimens.names
     assert found.unreadable == ()
     assert steps == [(done, 10) for done in range(1, 11)]
@@ -59,18 +61,18 @@ def test_second_call_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     specimens = write_images(tmp_path / "images")
     first = pack_into(tmp_path / "cache", specimens)
     before = (first.folder / "images.npy").stat()
-    monkeypatch.setattr(packing, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
     second = pack_into(tmp_path / "cache", specimens)
     after = (second.folder / "images.npy").stat()
     assert second.folder == first.folder
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    np.testing.assert_array_equal(second.images, first.images)
+    np.testing.assert_array_equal(second.pixels, first.pixels)
 
 
 def test_labels_and_groups_cost_no_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     specimens = write_images(tmp_path / "images")
     pack_into(tmp_path / "cache", specimens)
-    monkeypatch.setattr(packing, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
     table = tmp_path / "labels.csv"
     rows = [f"{name},{'odd' if index % 3 else 'even'},g{index // 2}" for index, name in enumerate(specimens.names)]
     table.write_text("\n".join(["filename,label,group", *rows]))
@@ -79,13 +81,13 @@ def test_labels_and_groups_cost_no_rebuild(tmp_path: Path, monkeypatch: pytest.M
     assert found.specimens.groups[:3] == ("g0", "g0", "g1")
 
 
-@pytest.mark.parametrize("change", ["settings", "time", "size", "removed", "order"])
+@pytest.mark.parametrize("change", ["square", "time", "size", "removed", "order"])
 def test_whatever_changes_the_pixels_is_packed_anew(tmp_path: Path, change: str) -> None:
-    specimens, settings = write_images(tmp_path / "images"), SETTINGS
+    specimens, square = write_images(tmp_path / "images"), SQUARE
     first = pack_into(tmp_path / "cache", specimens)
     name = specimens.root / specimens.names[3]
-    if change == "settings":
-        settings = PackSettings(16, "crop", SETTINGS.background)
+    if change == "square":
+        square = Square(16, "crop", SQUARE.background)
     elif change == "time":
         os.utime(name, ns=(1, 1))
     elif change == "size":
@@ -97,10 +99,10 @@ def test_whatever_changes_the_pixels_is_packed_anew(tmp_path: Path, change: str)
         specimens = find_specimens(tmp_path / "images")
     else:
         specimens = specimens.keep(range(9, -1, -1))
-    second = pack_into(tmp_path / "cache", specimens, settings)
+    second = pack_into(tmp_path / "cache", specimens, square)
     assert second.folder != first.folder
     if change == "order":
-        np.testing.assert_array_equal(second.images, first.images[::-1])
+        np.testing.assert_array_equal(second.pixels, first.pixels[::-1])
 
 
 def test_unreadable_images_are_left_out_and_the_share_is_judged_at_each_call(
@@ -113,20 +115,20 @@ def test_unreadable_images_are_left_out_and_the_share_is_judged_at_each_call(
     with pytest.raises(UserError, match=r"2 of 40 images .*\(5\.0%; max_unreadable: 0\.04 .*02\.png: empty file"):
         pack_into(tmp_path / "cache", specimens, max_unreadable=0.04)
 
-    monkeypatch.setattr(packing, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
     notices: list[str] = []
     found = pack_into(tmp_path / "cache", specimens, max_unreadable=0.05, notice=notices.append)
     assert found.unreadable == (
         ("wren/02.png", "empty file (0 bytes)"),
         ("wren/04.png", "not an image of a known kind"),
     )
-    assert found.images.shape == (38, 3, 16, 16)
+    assert found.pixels.shape == (38, 3, 16, 16)
     assert len(found.specimens.names) == 38
     assert found.specimens.labels is not None
     assert np.bincount(found.specimens.labels).tolist() == [20, 18]
     position = found.specimens.names.index("wren/06.png")
-    whole = read_image(specimens.root / "wren/06.png", SETTINGS.background)
-    np.testing.assert_array_equal(found.images[position], fit(whole, 16, "pad", SETTINGS.background))
+    whole = read_image(specimens.root / "wren/06.png", SQUARE.background)
+    np.testing.assert_array_equal(found.pixels[position], fit(whole, 16, "pad", SQUARE.background))
     assert len(notices) == 1
     assert "2 of 40 images" in notices[0]
     assert "wren/04.png: not an image" in notices[0]
@@ -155,7 +157,7 @@ def test_too_little_disk_space_is_told_before_decoding(tmp_path: Path, monkeypat
     specimens = write_images(tmp_path / "images")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: usage(10_000, 5_000, 5_000))
-    monkeypatch.setattr(packing, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
     with pytest.raises(UserError, match=r"cache_dir: .*cache has 5,000 bytes free; .*need 7,680"):
         pack_into(tmp_path / "cache", specimens)
 
@@ -181,7 +183,7 @@ def test_unwritable_cache_names_the_key(tmp_path: Path) -> None:
 def test_damaged_packed_folder_is_built_again(tmp_path: Path, damage: str) -> None:
     specimens = write_images(tmp_path / "images")
     first = pack_into(tmp_path / "cache", specimens)
-    expected = np.array(first.images)
+    expected = np.array(first.pixels)
     index = first.folder / "index.json"
     if damage == "short array":
         os.truncate(first.folder / "images.npy", 500)
@@ -191,13 +193,14 @@ def test_damaged_packed_folder_is_built_again(tmp_path: Path, damage: str) -> No
         os.truncate(index, 40)
     else:
         index.write_text(json.dumps(json.loads(index.read_text()) | {"version": -1}))
-    np.testing.assert_array_equal(pack_into(tmp_path / "cache", specimens).images, expected)
+    np.testing.assert_array_equal(pack_into(tmp_path / "cache", specimens).pixels, expected)
 
 
 CHILD = """
 import hashlib, sys, time
 from pathlib import Path
-from phenoscape_tune.data.packed import PackSettings, pack
+from phenoscape_tune.data.decoding import Square
+from phenoscape_tune.data.packed import pack
 from phenoscape_tune.data.specimens import find_specimens
 images, cache, own, awaited, pause = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5]
 steps = []
@@ -210,9 +213,9 @@ if awaited:
     own.touch()
     while not Path(awaited).exists():
         time.sleep(0.002)
-found = pack(find_specimens(images), PackSettings(16, "pad", (9, 99, 199)), cache, num_workers=2, max_unreadable=0.0,
+found = pack(find_specimens(images), Square(16, "pad", (9, 99, 199)), cache, num_workers=2, max_unreadable=0.0,
              progress=progress)
-print(len(steps), hashlib.sha256(found.images.tobytes()).hexdigest())
+print(len(steps), hashlib.sha256(found.pixels.tobytes()).hexdigest())
 assert not {"torch", "ray"} & set(sys.modules)
 """
 
@@ -251,7 +254,7 @@ def test_killed_build_is_repaired_by_the_next(tmp_path: Path) -> None:
 
     found = pack_into(tmp_path / "cache", specimens)
     assert not leftovers[0].exists()
-    np.testing.assert_array_equal(found.images, pack_into(tmp_path / "other", specimens).images)
+    np.testing.assert_array_equal(found.pixels, pack_into(tmp_path / "other", specimens).pixels)
 
 
 def test_leftovers_of_other_dead_builds_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:

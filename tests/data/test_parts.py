@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.data import packing
 from phenoscape_tune.data.parts import Parts, data_key, open_parts
 from phenoscape_tune.errors import UserError
 
@@ -34,6 +36,20 @@ def test_one_image_is_too_few(tiny: Tiny, tmp_path: Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "one" / "a.png")
     with pytest.raises(UserError, match="1 image is too few"):
         open_parts(tiny(data_dir=str(tmp_path / "one")))
+
+
+def test_images_that_find_no_room_on_the_disk_are_decoded_anew(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: usage(10_000, 5_000, 5_000))
+    notices: list[str] = []
+    parts = open_parts(tiny(cache_dir=str(tmp_path / "cache")), notice=notices.append)
+    assert parts.images.folder is None
+    assert len(notices) == 1
+    assert "5,000 bytes free" in notices[0]
+    assert "decoded anew in each epoch" in notices[0]
+    assert parts.images.pixels[np.arange(3)].shape[:2] == (3, 3)
 
 
 def test_the_seed_and_lr_do_not_change_the_images_and_the_split_seed_does(tiny: Tiny) -> None:
@@ -84,7 +100,7 @@ def test_all_or_no_labels_are_not_partly(tiny: Tiny, tmp_path: Path, birds: Path
 
 
 def relabel(parts: Parts, **changes: object) -> Parts:
-    return replace(parts, packed=replace(parts.packed, specimens=replace(parts.packed.specimens, **changes)))
+    return replace(parts, images=replace(parts.images, specimens=replace(parts.images.specimens, **changes)))
 
 
 def test_the_fingerprint_knows_which_images_are_labelled(tiny: Tiny, birds: Path, tmp_path: Path) -> None:

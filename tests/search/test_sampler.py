@@ -198,6 +198,20 @@ def test_steps_are_suggested_as_they_are_written_and_once(low: float, step: floa
         assert {point["x"] for point in points} == written
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_trials_asked_for_before_any_has_ended_differ(seed: int) -> None:
+    """Many side by side, more than the stratified first points."""
+    parameters = {"x": BATCH, "y": BATCH}
+    sampler = StageSampler(parameters, 16, seed)
+    study = optuna.create_study(sampler=sampler)
+    points = []
+    for number in range(16):
+        sampler.begin(number)
+        trial = study.ask({key: distribution(parameter) for key, parameter in parameters.items()})
+        points.append((trial.params["x"], trial.params["y"]))
+    assert len(set(points)) == 16
+
+
 def test_running_and_pruned_trials_are_not_tried_again_either() -> None:
     sampler = StageSampler({"x": BATCH}, 4, 0)
     study = optuna.create_study(sampler=sampler)

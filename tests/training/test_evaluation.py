@@ -40,7 +40,7 @@ def test_the_test_part_is_measured_in_the_last_epoch_of_a_confirmation_only(tiny
     rows = train(config, test=True)
     assert "test_objective" not in rows[0]
     parts, written = open_parts(config), read(config)
-    assert {row["filename"] for row in written} == {parts.packed.specimens.names[i] for i in parts.split.test}
+    assert {row["filename"] for row in written} == {parts.images.specimens.names[i] for i in parts.split.test}
     assert all(float(row["score"]) == (row["label"] == row["predicted"]) for row in written)
     by_class = [[float(row["score"]) for row in written if row["label"] == name] for name in parts.classes]
     assert rows[1]["test_objective"] == pytest.approx(np.mean([np.mean(own) for own in by_class]))

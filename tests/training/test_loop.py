@@ -57,8 +57,18 @@ def test_a_run_leaves_its_folder_and_reports_every_epoch(tiny: Tiny) -> None:
     assert "3 class sub-folders" in log
     assert "epoch 2/2" in log
     assert "gradient_norm" in log
-    assert "pin_memory" in log
+    assert "images packed at" in log
     assert list((folder / "logs" / "tensorboard").glob("events*"))
+
+
+def test_images_that_are_not_packed_train_the_same_to_the_bit(tiny: Tiny, tmp_path: Path) -> None:
+    packed = train(tiny(precision=32, out_dir=str(tmp_path / "a")))
+    loader = {"num_workers": 2, "pin_memory": True, "persistent_workers": True, "cache_dir": str(tmp_path / "cache")}
+    unpacked = train(tiny(pack=False, precision=32, out_dir=str(tmp_path / "b"), **loader))
+    for key in ("train_loss", "val_loss", "objective"):
+        assert [row[key] for row in unpacked] == [row[key] for row in packed]
+    assert "decoded anew in each epoch by 2 threads" in (tmp_path / "b" / "logs" / "training.log").read_text()
+    assert not list((tmp_path / "cache").glob("packed-*"))
 
 
 def test_the_loss_falls(tiny: Tiny) -> None:
@@ -154,7 +164,7 @@ def test_versions_and_what_precision_became_are_recorded(tiny: Tiny) -> None:
 
 def test_channel_statistics_are_those_of_the_training_images(tiny: Tiny) -> None:
     parts = open_parts(tiny())
-    pixels = parts.packed.images[parts.split.train].astype(np.float64) / 255
+    pixels = parts.images.pixels[parts.split.train].astype(np.float64) / 255
     mean, std = channel_statistics(parts)
     assert mean == pytest.approx(pixels.mean(axis=(0, 2, 3)))
     assert std == pytest.approx(pixels.std(axis=(0, 2, 3)))
