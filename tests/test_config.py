@@ -405,7 +405,6 @@ def test_the_defaults_and_the_ends_of_the_guides_ranges_need_no_advice() -> None
 
 
 LATER = [
-    ("pack", False, "true"),
     ("modality", "multispectral", "rgb"),
     ("channels", "uv", "null"),
     ("bands", [400.0, 500.0], "all"),
