@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "trial_start.json")
     args = parser.parse_args()
 
-    from phenoscape_tune.search.runner import start_ray
+    from phenoscape_tune.search.cluster import start_ray
     from phenoscape_tune.versions import versions
 
     start_ray(2, verbose=False)

@@ -66,7 +66,7 @@ def ray_session() -> Iterator[None]:
     """One Ray for all tests that need it: starting it takes longer than most of them."""
     import ray
 
-    from phenoscape_tune.search.runner import start_ray
+    from phenoscape_tune.search.cluster import start_ray
 
     start_ray(2, verbose=False)
     yield

@@ -46,7 +46,7 @@ def start_devices(args: argparse.Namespace, plan: Plan) -> Devices:
     share_devices(cpus, 0, args.concurrent, each if plan.base.accelerator == "cpu" else 1)
     if not args.quiet:
         print("starting Ray ...", file=sys.stderr, flush=True)
-    from phenoscape_tune.search.runner import check_on_worker, count_gpus, start_ray
+    from phenoscape_tune.search.cluster import check_on_worker, count_gpus, start_ray
 
     start_ray(cpus, args.verbose)
     gpus = 0 if plan.base.accelerator == "cpu" else count_gpus()
@@ -68,7 +68,7 @@ def measure_batch_sizes(plan: Plan, parts: Parts, devices: Devices, quiet: bool)
     bounds = None if batch is None else batch.bounds
     if bounds is None:
         return plan
-    from phenoscape_tune.search.runner import measure_on_worker
+    from phenoscape_tune.search.cluster import measure_on_worker
 
     if not quiet:
         print("measuring batch sizes ...", file=sys.stderr, flush=True)

@@ -5,180 +5,24 @@ The conductor decides; Tune starts, stops and watches the trials. Tune's own sna
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import tempfile
-import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-# Read by Ray when it is first imported, or by its processes when they start.
-os.environ.update(
-    {
-        "RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0"),
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        # A trial that closes slowly after an early stop would otherwise lose its slot for good (2 s by default).
-        "TUNE_FUNCTION_THREAD_TIMEOUT_S": "120",
-        # Relative paths mean the folder that the search was started in.
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        # A trial that ends without a result reports why, and has no objective to report.
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-        "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    }
-)
-
-import ray
-from ray import tune
-from ray.exceptions import RayTaskError
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
-
-from phenoscape_tune.config import TrainConfig, build_config, get_key
-from phenoscape_tune.data.parts import Parts, data_key, open_parts
-from phenoscape_tune.errors import UserError
+import phenoscape_tune.search.cluster  # noqa: F401  (first: it sets what Ray reads when it is imported)
+from phenoscape_tune.config import get_key
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.report import write_leaderboard
-from phenoscape_tune.search.study import FAILED, INFEASIBLE
+from phenoscape_tune.search.trial import ENDED, run_trial
 
-if TYPE_CHECKING:
-    from phenoscape_tune.training.capacity import Capacity
-
-ENDED = "ended"  # key of a trial's last words
-
-
-def start_ray(cpus: int, verbose: bool) -> None:
-    """Start Ray on this machine, without a dashboard, unless it runs; what it says is shown only where `verbose`."""
-    if ray.is_initialized():
-        return
-    if not verbose:
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-    handler = signal.getsignal(signal.SIGTERM)
-    ray.init(
-        address="local",  # a cluster that RAY_ADDRESS names is not ours to use
-        num_cpus=cpus,
-        include_dashboard=False,
-        log_to_driver=verbose,
-        logging_level=logging.INFO if verbose else logging.ERROR,
-        configure_logging=verbose,
-    )
-    # Ray puts a handler of its own there, which ends the process without a word.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
-def count_gpus() -> int:
-    """GPUs that Ray found."""
-    return int(ray.cluster_resources().get("GPU", 0))
-
-
-@ray.remote
-def _check(config: dict[str, Any]) -> None:
-    import warnings
-
-    warnings.filterwarnings("ignore")
-    from phenoscape_tune.model import build_encoder
-    from phenoscape_tune.training.device import default_device
-
-    resolved = build_config(config)
-    default_device(resolved)
-    build_encoder(resolved, 3, [0.5] * 3, [0.25] * 3)
-
-
-def check_on_worker(config: TrainConfig, gpus: float) -> None:
-    """Build the network once in a worker, which also loads what the trials need. Raises UserError as that does."""
-    try:
-        ray.get(_check.options(num_gpus=gpus).remote(config.to_mapping()))
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from None
-        raise
-
-
-@ray.remote(max_calls=1)  # its process ends with it
-def _measure(config: dict[str, Any], channels: int, up_to: int, concurrent: int, share: float, cpus: int) -> Capacity:
-    from phenoscape_tune.training.capacity import measure_in_process
-
-    memory = None
-    if 0 < share < 1:  # a share of a GPU is a share of its memory
-        import torch
-
-        memory = share * torch.cuda.get_device_properties(0).total_memory / 2**30
-    env = {"OMP_NUM_THREADS": str(cpus)}
-    return measure_in_process(build_config(config), channels, up_to, memory, env, concurrent)
-
-
-def measure_on_worker(
-    config: TrainConfig, channels: int, up_to: int, cpus: int, gpus: float, concurrent: int
-) -> Capacity:
-    """What a trial's share of the device holds, and how fast it is at each batch size up to `up_to`.
-
-    Args:
-        cpus, gpus: what a trial reserves; concurrent: trials side by side.
-
-    Raises UserError where it cannot be measured, or not even two images fit.
-    """
-    task = _measure.options(num_gpus=gpus)
-    try:
-        capacity = ray.get(task.remote(config.to_mapping(), channels, up_to, concurrent, gpus, cpus))
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from None
-        raise
-    if not capacity.images_per_second:
-        raise UserError("batch_size: not even two images fit this device at once; try a smaller input_size or backbone")
-    return capacity
-
-
-# Of this process: finding and checking 100,000 files again would take seconds a trial.
-_opened: dict[tuple[object, ...], Parts] = {}
-
-
-def _images(config: TrainConfig) -> Parts:
-    """The images of a search, opened once a process; they do not change while it runs."""
-    key = data_key(config)
-    if key not in _opened:
-        _opened.clear()
-        _opened[key] = open_parts(config)
-    return _opened[key]
-
-
-def run_trial(task: dict[str, Any]) -> None:
-    """Train one trial and report each epoch to Tune; runs in a Ray actor."""
-    import torch
-
-    torch.set_num_threads(task["threads"])
-    from phenoscape_tune.training.launch import launch
-    from phenoscape_tune.training.memory import OutOfMemory
-    from phenoscape_tune.training.run import Diverged, RunOptions
-
-    config = build_config(task["config"], task["name"])
-    last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
-    options = RunOptions(
-        resume=last if task["resume"] and last.is_file() else None,
-        reported_epochs=task["reported_epochs"],
-        test=task["test"],
-        hparams=task["hparams"],
-        metric=task["metric"],
-        reference_seed=task["reference_seed"],
-    )
-    try:
-        launch(config, tune.report, options, _images(config))
-    except (Diverged, UserError) as error:
-        tune.report({ENDED: FAILED, "reason": str(error)})
-    except OutOfMemory as error:
-        tune.report({ENDED: INFEASIBLE, "reason": str(error)})
-        raise  # what is left in this process's memory must not fail the next trial
-    except Exception as error:
-        # The process may be in any state: raised, the error makes Ray end it and start a fresh one.
-        first_line = (str(error).splitlines() or [""])[0]
-        tune.report({ENDED: FAILED, "reason": f"{type(error).__name__}: {first_line}"[:300]})
-        raise
+# isort: split
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 
 class _NotSaved:

@@ -98,7 +98,7 @@ def test_out_of_memory_is_infeasible_and_its_process_is_not_used_again(
     tmp_path: Path, birds: Path, ray_session: None
 ) -> None:
     def trial(task: dict[str, Any]) -> None:
-        from phenoscape_tune.search.runner import run_trial
+        from phenoscape_tune.search.trial import run_trial
 
         # The hook for tests: no machine has to run out of memory. The second trial asks for more than "fits".
         os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"] = "4" if task["name"].startswith("lr-00") else "100"
