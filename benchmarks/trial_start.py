@@ -38,6 +38,7 @@ def trivial_trial(task: dict[str, Any]) -> None:
 
 def measure_ours(trials: int) -> dict[str, Any]:
     from phenoscape_tune.config import build_config
+    from phenoscape_tune.evaluate.objective import METRICS
     from phenoscape_tune.search import runner
     from phenoscape_tune.search.conductor import Conductor, Task
     from phenoscape_tune.search.display import Display
@@ -64,7 +65,7 @@ def measure_ours(trials: int) -> dict[str, Any]:
             "parameters": {"lr": {"type": "loguniform", "low": 1e-5, "high": 1e-1}},
             "budget": {"trials": trials}, "confirm": None,
         })  # fmt: skip
-        plan = make_plan(space, build_config({"out_dir": folder}), EPOCHS, Path(folder))
+        plan = make_plan(space, build_config({"out_dir": folder}), EPOCHS, Path(folder), METRICS["knn_accuracy"])
         conductor = Timed(plan, Study(Path(folder) / "study.journal", space.parameters, seed=0))
         started = time.time()
         with Display(conductor, quiet=True, concurrent=1) as display:

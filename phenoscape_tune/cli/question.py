@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phenoscape_tune.cli.common import ensure_data, pack_progress, resolve_config, warn
-from phenoscape_tune.cli.saved_search import read_search
+from phenoscape_tune.cli.saved_search import SEARCH_FILE, read_search
 from phenoscape_tune.config import TrainConfig, build_config, flatten, parse_overrides
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.space import SearchSpace, load_space, share_faults
+from phenoscape_tune.search.space import SearchSpace, build_space, load_space, share_faults
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.parts import Parts
@@ -123,7 +123,12 @@ def refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: P
         raise UserError("--resume goes on with the search as it was started: leave out all but --name or --out")
     space, base, max_epochs = resolve_search(args)
     now = flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": ensure_data(base).to_mapping()})
-    then = flatten({key: saved[key] for key in ("max_epochs", "space", "config")})
+    # Read anew: a search that an earlier version began lacks the keys that have come since, with their defaults.
+    where = str(folder / SEARCH_FILE)
+    space_then, base_then = build_space(saved["space"], where), build_config(saved["config"], where)
+    then = flatten(
+        {"max_epochs": saved["max_epochs"], "space": space_then.to_mapping(), "config": base_then.to_mapping()}
+    )
     different = [
         f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*now, *then})

@@ -233,14 +233,16 @@ def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[
     from phenoscape_tune.search.tensorboard import write_experiment
 
     conductor = open_conductor(plan, devices, warm)
+    advice = f"interrupted; everything reported is kept. Go on with:\n  {resume_command(conductor.plan.folder)}"
     try:
         write_experiment(conductor.plan)
         with Display(conductor, args.quiet, devices.concurrent) as display:
-            ended = run_search(conductor, display, devices.concurrent, devices.cpus, devices.gpus, verbose=args.verbose)
+            shares = (devices.concurrent, devices.cpus, devices.gpus)
+            ended = run_search(conductor, display, *shares, verbose=args.verbose, advice=advice)
     except KeyboardInterrupt:
         ended = False
     if not ended:
-        print(f"\ninterrupted; everything reported is kept. Go on with:\n  {resume_command(conductor.plan.folder)}")
+        print(f"\n{advice}")
         return INTERRUPTED
     return _finish(conductor)
 

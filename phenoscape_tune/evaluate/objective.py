@@ -6,6 +6,7 @@ augmentation by itself, so that a search for the smallest loss picks the easiest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -194,4 +195,6 @@ def collapsed(feature_std: float) -> bool:
 
 def trial_objective(evaluations: Sequence[float]) -> float:
     """A trial's objective: the mean of its last three evaluations, of fewer where it ran fewer."""
-    return float(np.mean(evaluations[-AVERAGED_EVALUATIONS:]))
+    # Not by NumPy: it is asked of every trial whenever one is judged, and three numbers are too few for an array.
+    last = evaluations[-AVERAGED_EVALUATIONS:]
+    return math.fsum(last) / len(last)

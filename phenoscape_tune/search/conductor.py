@@ -17,8 +17,11 @@ from phenoscape_tune.search.course import CANDIDATES, ENDED_BY, FLOOR, WIDENED, 
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.sampler import derive_seed
 from phenoscape_tune.search.spending import RESERVE, Spending, affordable, epoch_seconds
-from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord, confirm_stage
+from phenoscape_tune.search.study import COMPLETED, FAILED, FAILURES, INFEASIBLE, PRUNED, TrialRecord, confirm_stage
 
+# Seconds without a report after which a trial is taken for hung: of the slower epochs so far, but no less than half an
+# hour (the first report of a process also waits for images, kernels and compilation); before any is known.
+HUNG_EPOCHS, HUNG_AT_LEAST, HUNG_UNKNOWN = 20, 1800.0, 6 * 3600.0
 RESERVED_AT_MOST = 0.5  # of a budget of time: a search that only confirms has nothing to confirm
 
 
@@ -128,6 +131,28 @@ class Conductor(Course):
         """Hear that a trial cannot go on."""
         if name in self.live:
             self._end(self.live[name], status, reason)
+
+    def give_back(self, name: str, reason: str) -> None:
+        """Hear that a trial's process died: it is handed out again, to go on from its last checkpoint, or has failed
+        where that happened more than `max_failures` times."""
+        record = self.live.get(name)
+        if record is None:
+            return
+        failures, most = record.failures + 1, self.plan.space.max_failures
+        self.study.note(record, FAILURES, failures)
+        if failures > most:
+            self._end(record, FAILED, f"{reason}, {failures} time{'s' * (failures > 1)} (max_failures: {most})")
+        else:
+            del self.live[name]  # what has not ended and is not live, is given back first
+
+    @property
+    def report_timeout(self) -> float:
+        """Seconds without a report after which a trial is taken for hung."""
+        asked = self.plan.space.report_timeout
+        if asked is not None:
+            return asked
+        each = epoch_seconds(self.records())
+        return max(HUNG_AT_LEAST, HUNG_EPOCHS * each) if each else HUNG_UNKNOWN
 
     def _ask(self) -> TrialRecord:
         extra: dict[str, Any] = {"gpus": self.spending.gpus if self.spending else 0.0}

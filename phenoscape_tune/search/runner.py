@@ -5,9 +5,12 @@ The conductor decides; Tune starts, stops and watches the trials. Tune's own sna
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +19,15 @@ from phenoscape_tune.config import get_key
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.report import write_leaderboard
-from phenoscape_tune.search.trial import ENDED, run_trial
+from phenoscape_tune.search.trial import DIES, ENDED, run_trial
 
 # isort: split
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+
+WRITING_SHARE = 0.05  # of the driver's time, for the leaderboard while trials run
 
 
 class _NotSaved:
@@ -76,6 +81,7 @@ def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, A
         # Of the search, not of the trial: confirmations with fresh seeds are judged on the same views.
         "reference_seed": conductor.plan.seed,
         "threads": threads,
+        "report_timeout": conductor.report_timeout,
     }
 
 
@@ -87,21 +93,38 @@ class _Reports(_NotSaved, FIFOScheduler):
         self._conductor = conductor
         self._display = display
         self.interrupted = False
+        # When each running trial was last heard of, by the monotonic clock, and how long it may be silent.
+        self._heard: dict[str, tuple[float, float]] = {}
+        self._told, self._telling, self._news = -math.inf, 0.0, False  # of the leaderboard: when, how long, what is new
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        self._hear(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         name = trial.config["name"]
+        self._hear(trial)
         if ENDED in result:
             self._conductor.fail(name, result["reason"], result[ENDED])
             self._tell(ended=True)
-            return TrialScheduler.STOP
+            # Stopped, it would unwind here and leave its process to the next trial; left to go on, it raises its error.
+            return TrialScheduler.CONTINUE if result.get(DIES) else TrialScheduler.STOP
         goes_on = self._conductor.report(name, result)
         self._tell(ended=not goes_on, epoch=True)
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        if not self.interrupted:
-            self._conductor.fail(trial.config["name"], "its process ended without a word")
-            self._tell(ended=True)
+        if self.interrupted:
+            return
+        name = trial.config["name"]
+        since, silent_at_most = self._heard[name]
+        if time.monotonic() - since >= silent_at_most:  # it has ended itself: see `trial.Deadline`
+            self._conductor.fail(name, f"no report for {silent_at_most:g} s (where it hung: logs/training.log)")
+        else:
+            self._conductor.give_back(name, "its process ended without a word")
+        self._tell(ended=True)
+
+    def _hear(self, trial: Trial) -> None:
+        self._heard[trial.config["name"]] = (time.monotonic(), trial.config["report_timeout"])
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         # A trial that ended by its reports is known; one that Tune ends by itself has stopped without a reason.
@@ -109,16 +132,21 @@ class _Reports(_NotSaved, FIFOScheduler):
             self._conductor.fail(trial.config["name"], "its training function returned before its last epoch")
 
     def _tell(self, ended: bool, epoch: bool = False) -> None:
-        if ended:
+        self._news = self._news or ended
+        since = time.monotonic()
+        # It is written whole each time: of a long search as often as that costs little beside the trials.
+        if self._news and since - self._told >= self._telling / WRITING_SHARE:
             write_leaderboard(self._conductor)
+            self._told, self._telling, self._news = since, time.monotonic() - since, False
         self._display.update(epoch)
 
 
 class _Interrupt(_NotSaved, tune.Callback):
     """Ctrl-C and SIGTERM: tell the scheduler, then let Tune end in order; a second one ends at once."""
 
-    def __init__(self, reports: _Reports) -> None:
+    def __init__(self, reports: _Reports, advice: str) -> None:
         self._reports = reports
+        self._advice = advice
         self._installed = False
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -129,6 +157,7 @@ class _Interrupt(_NotSaved, tune.Callback):
 
         def interrupt(number: int, frame: Any) -> None:
             if self._reports.interrupted:
+                print(f"\n{self._advice}", file=sys.stderr, flush=True)
                 os._exit(130)  # the journal is on disk at every report: there is nothing left to save
             self._reports.interrupted = True
             if callable(tunes_own):
@@ -146,6 +175,7 @@ def run_search(
     gpus: float,
     verbose: bool = False,
     trial: Callable[[dict[str, Any]], None] = run_trial,
+    advice: str = "interrupted",
 ) -> bool:
     """Run a search to its end. Returns False where it was interrupted; everything reported is in the study then.
 
@@ -153,6 +183,7 @@ def run_search(
         concurrent: trials side by side.
         cpus, gpus: what each trial reserves; its threads are as many as its CPUs.
         trial: runs one task in a Ray actor.
+        advice: what a second Ctrl-C, which ends at once, leaves the user with.
     """
     reports = _Reports(conductor, display)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -167,7 +198,10 @@ def run_search(
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name="search", storage_path=scratch, verbose=1 if verbose else 0, callbacks=[_Interrupt(reports)]
+                name="search",
+                storage_path=scratch,
+                verbose=1 if verbose else 0,
+                callbacks=[_Interrupt(reports, advice)],
             ),
         )
         try:

@@ -222,6 +222,9 @@ class SearchSpace(_Keys):
     scheduler: Scheduler = Field(default_factory=Scheduler)
     budget: Budget = Field(default_factory=Budget)
     confirm: Confirm | None = Field(default_factory=Confirm)
+    max_failures: int = Field(2, ge=0)  # times that a trial whose process died goes on from its last checkpoint
+    # Seconds without a report after which a trial is taken for hung; null: by the epochs that were measured.
+    report_timeout: float | None = Field(None, gt=0)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `build_space` reads back to an equal space."""

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ _STATE_OF = {
     FAILED: TrialState.PRUNED,
     INFEASIBLE: TrialState.PRUNED,
 }
+FAILURES = "failures"  # note of a trial: times that its process died
 CONSTRAINTS = {FAILED: "training", INFEASIBLE: "memory"}  # names of what a trial violated
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class TrialRecord:
         of, seed: in the confirmation, the trial that is repeated, and the fresh seed.
         elapsed: seconds of the search's own time at the last report.
         warm: it comes from an earlier search, and was not run by this one.
+        failures: times that its process died.
     """
 
     name: str
@@ -70,9 +73,10 @@ class TrialRecord:
     test_objective: float | None = None
     elapsed: float = 0.0
     warm: bool = False
+    failures: int = 0
     handle: tuple[str, int] = field(default=("", 0), repr=False, compare=False)
 
-    @property
+    @cached_property
     def objective(self) -> float | None:
         """Mean of the last three evaluations; None before the first."""
         return trial_objective(self.curve) if self.curve else None
@@ -118,6 +122,8 @@ class Study:
         self._ranges: dict[str, dict[str, Parameter]] = {}
         self._studies: dict[str, optuna.Study] = {}
         self._samplers: dict[str, StageSampler] = {}
+        # An ended trial does not change any more, and a long search has many.
+        self._ended: dict[tuple[str, int], TrialRecord] = {}
 
     def open_stage(
         self,
@@ -262,7 +268,15 @@ class Study:
     def _records(self, stage: Stage) -> list[TrialRecord]:
         study = self._studies.get(stage.name)
         trials = study.get_trials(deepcopy=False) if study is not None else []
-        return [_record(stage.name, trial) for trial in trials if "name" in trial.user_attrs]
+        return [self._of(stage.name, trial) for trial in trials if "name" in trial.user_attrs]
+
+    def _of(self, stage: str, trial: FrozenTrial) -> TrialRecord:
+        record = self._ended.get((stage, trial.number))
+        if record is None:
+            record = _record(stage, trial)
+            if record.ended:
+                self._ended[stage, trial.number] = record
+        return record
 
     def knows(self, stage: Stage) -> bool:
         """Whether the journal has this stage already."""
@@ -304,6 +318,7 @@ def _record(stage: str, trial: FrozenTrial) -> TrialRecord:
         test_objective=measured.get("test_objective"),
         elapsed=measured.get("elapsed", 0.0),
         warm=attributes.get("warm", False),
+        failures=attributes.get(FAILURES, 0),
         handle=(stage, trial.number),
     )
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from ray import tune
@@ -12,7 +15,8 @@ from phenoscape_tune.data.parts import Parts, data_key, open_parts
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.study import FAILED, INFEASIBLE
 
-ENDED = "ended"  # key of a trial's last words
+# Keys of a trial's last words: how it ended, and whether its process is not to be used again.
+ENDED, DIES = "ended", "process_dies"
 
 
 # Of this process: finding and checking 100,000 files again would take seconds a trial.
@@ -28,16 +32,62 @@ def _images(config: TrainConfig) -> Parts:
     return _opened[key]
 
 
+class Deadline:
+    """Ends this process, whatever it is at, where a trial does not report for `seconds`.
+
+    The interpreter's own watchdog does it, which needs no lock of the interpreter: code that hangs may hold that. Where
+    each thread was goes to the end of `log`.
+    """
+
+    UNWIND = 90.0  # seconds that a stopped trial may take to close its files; below Tune's own patience
+
+    def __init__(self, log: Path, seconds: float) -> None:
+        self._log = log
+        self._seconds = seconds
+
+    def __enter__(self) -> Deadline:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._log.open("a")
+        self._watch(self._seconds)
+        return self
+
+    def _watch(self, seconds: float) -> None:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
+
+    def report(self, row: dict[str, Any]) -> None:
+        """Report to Tune; how long that takes is not the trial's."""
+        faulthandler.cancel_dump_traceback_later()
+        try:
+            tune.report(row)
+        except BaseException:
+            self._watch(min(self.UNWIND, self._seconds))
+            raise
+        self._watch(self._seconds)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._file.close()
+
+
 def run_trial(task: dict[str, Any]) -> None:
     """Train one trial and report each epoch to Tune; runs in a Ray actor."""
     import torch
 
     torch.set_num_threads(task["threads"])
+    config = build_config(task["config"], task["name"])
+    log = Path(config.out_dir) / "logs" / "training.log"
+    with Deadline(log, task["report_timeout"]) as deadline:
+        _train(task, config, deadline.report)
+
+
+def _train(task: dict[str, Any], config: TrainConfig, report: Callable[[dict[str, Any]], None]) -> None:
+    """Train, and say why where that cannot go on to its end."""
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.memory import OutOfMemory
     from phenoscape_tune.training.run import Diverged, RunOptions
 
-    config = build_config(task["config"], task["name"])
     last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
     options = RunOptions(
         resume=last if task["resume"] and last.is_file() else None,
@@ -48,14 +98,14 @@ def run_trial(task: dict[str, Any]) -> None:
         reference_seed=task["reference_seed"],
     )
     try:
-        launch(config, tune.report, options, _images(config))
+        launch(config, report, options, _images(config))
     except (Diverged, UserError) as error:
-        tune.report({ENDED: FAILED, "reason": str(error)})
+        report({ENDED: FAILED, "reason": str(error)})
     except OutOfMemory as error:
-        tune.report({ENDED: INFEASIBLE, "reason": str(error)})
+        report({ENDED: INFEASIBLE, "reason": str(error), DIES: True})
         raise  # what is left in this process's memory must not fail the next trial
     except Exception as error:
         # The process may be in any state: raised, the error makes Ray end it and start a fresh one.
         first_line = (str(error).splitlines() or [""])[0]
-        tune.report({ENDED: FAILED, "reason": f"{type(error).__name__}: {first_line}"[:300]})
+        report({ENDED: FAILED, "reason": f"{type(error).__name__}: {first_line}"[:300], DIES: True})
         raise

@@ -1,0 +1,295 @@
+"""Faults of single trials: they are told, or the trial goes on, and the search goes on without losing a slot."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cloudpickle import register_pickle_by_value
+
+from phenoscape_tune.cli import tune as tune_command
+from phenoscape_tune.config import build_config
+from phenoscape_tune.evaluate.objective import METRICS
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.display import Display
+from phenoscape_tune.search.plan import make_plan
+from phenoscape_tune.search.runner import run_search
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.search.study import Study, TrialRecord
+
+pytestmark = pytest.mark.slow
+
+# Ray's workers cannot import a test module.
+register_pickle_by_value(sys.modules[__name__])
+
+EPOCHS = 4
+TINY = {
+    **{"backbone": "test_resnet.r160_in1k", "input_size": 32, "stem": "standard", "batch_size": 8},
+    **{"projection_dim": 16, "num_workers": 1, "accelerator": "cpu", "warmup_epochs": 0},
+}
+
+
+def search(folder: Path, trial: Any, data: Path | None = None, **space: Any) -> dict[str, TrialRecord]:
+    """Run a search over lr whose trials do what `trial` does, one at a time; its records by stage and number."""
+    built = build_space({
+        "parameters": {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-2}},
+        "scheduler": {"grace_epochs": 2, "reduction_factor": 2},
+        "budget": {"trials": 3},
+        "confirm": None,
+        **space,
+    })  # fmt: skip
+    config = build_config({**TINY, "data_dir": str(data)} if data else {"warmup_epochs": 0})
+    plan = make_plan(built, config, EPOCHS, folder, METRICS["knn_accuracy"])
+    conductor = Conductor(plan, Study(folder / "study.journal", built.parameters, seed=0))
+    with Display(conductor, quiet=True, concurrent=1) as display:
+        assert run_search(conductor, display, 1, cpus=1, gpus=0.0, trial=trial)
+    return {"-".join(record.name.split("-")[:2]): record for record in conductor.records()}
+
+
+def starts(folder: Path, task: dict[str, Any] | None = None) -> list[str]:
+    """The trials that were started so far, one added where a task is given."""
+    path = folder / "starts"
+    if task is not None:
+        with path.open("a") as file:
+            file.write("-".join(task["name"].split("-")[:2]) + "\n")
+    return path.read_text().split()
+
+
+def report_all(task: dict[str, Any], report: Any) -> None:
+    for epoch in range(1, EPOCHS + 1):
+        report({"epoch": epoch, "objective": 0.5, "seconds": 0.01})
+
+
+def leaderboard(folder: Path) -> list[dict[str, str]]:
+    with (folder / "leaderboard.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+# ---- row 5: SIGKILL of a trial's process ----
+
+
+def test_a_killed_trial_goes_on_from_its_last_checkpoint(tmp_path: Path, birds: Path, ray_session: None) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        from phenoscape_tune.search import trial as trials
+
+        first = starts(tmp_path, task).count("lr-00") == 1 and task["name"].startswith("lr-00")
+        report = trials.tune.report
+
+        def report_and_die(row: dict[str, Any]) -> None:
+            if first and row["epoch"] == 3:
+                os.kill(os.getpid(), signal.SIGKILL)  # its checkpoint is ahead of the journal
+            report(row)
+
+        trials.tune.report = report_and_die
+        try:
+            trials.run_trial(task)
+        finally:
+            trials.tune.report = report
+
+    # All goes on whatever it reports, so that the trial has an epoch to die in.
+    records = search(tmp_path, trial, birds, scheduler={"grace_epochs": EPOCHS})
+    assert {record.status for record in records.values()} == {"completed"}
+    assert starts(tmp_path) == ["defaults-00", "lr-00", "lr-00", "lr-01"]
+    record = records["lr-00"]
+    assert record.failures == 1
+    assert len(record.curve) == EPOCHS
+    log = (tmp_path / "trials" / record.name / "logs" / "training.log").read_text()
+    assert "goes on after epoch 3" in log
+    # Nothing was trained twice, not even the epoch that had not been reported.
+    assert [log.count(f"epoch {n}/{EPOCHS} ") for n in range(1, EPOCHS + 1)] == [1] * EPOCHS
+
+
+def test_a_trial_that_dies_again_and_again_has_failed(tmp_path: Path, ray_session: None) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        from ray import tune
+
+        starts(tmp_path, task)
+        if task["name"].startswith("lr-00"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        report_all(task, tune.report)
+
+    records = search(tmp_path, trial, max_failures=1)
+    assert starts(tmp_path) == ["defaults-00", "lr-00", "lr-00", "lr-01"]
+    assert records["lr-00"].status == "failed"
+    assert records["lr-00"].reason == "its process ended without a word, 2 times (max_failures: 1)"
+    assert records["lr-01"].status == "completed"
+    assert [row["status"] for row in leaderboard(tmp_path)].count("failed") == 1
+
+
+# ---- row 6: a trial that hangs ----
+
+
+def test_a_hung_trial_is_ended_by_its_own_deadline(tmp_path: Path, birds: Path, ray_session: None) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        import ctypes
+
+        from phenoscape_tune.search import trial as trials
+
+        starts(tmp_path, task)
+
+        def hang(*ignored: Any) -> None:
+            # Holding the interpreter's lock: no thread of Python's can end this.
+            ctypes.PyDLL(None).sleep(1000)
+
+        train = trials._train
+        if task["name"].startswith("lr-00"):
+            trials._train = hang
+        try:
+            trials.run_trial({**task, "report_timeout": 4 if task["name"].startswith("lr-00") else 60})
+        finally:
+            trials._train = train
+
+    records = search(tmp_path, trial, birds, report_timeout=4)
+    record = records["lr-00"]
+    assert (record.status, record.reason) == ("failed", "no report for 4 s (where it hung: logs/training.log)")
+    assert record.objective is None
+    assert starts(tmp_path) == ["defaults-00", "lr-00", "lr-01"]
+    assert records["lr-01"].status in ("completed", "pruned")
+    assert "in hang" in (tmp_path / "trials" / record.name / "logs" / "training.log").read_text()
+
+
+def test_without_a_timeout_of_its_own_a_search_waits_many_epochs(tmp_path: Path) -> None:
+    space = build_space({"parameters": {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-2}}})
+    plan = make_plan(space, build_config({}), EPOCHS, tmp_path, METRICS["knn_accuracy"])
+    conductor = Conductor(plan, Study(tmp_path / "study.journal", space.parameters, seed=0))
+    assert conductor.report_timeout == 6 * 3600
+    task = conductor.next_task()
+    assert task is not None
+    conductor.report(task.record.name, {"epoch": 1, "objective": 0.5, "seconds": 10.0})
+    assert conductor.report_timeout == 1800
+    conductor.report(task.record.name, {"epoch": 2, "objective": 0.5, "seconds": 1000.0})
+    assert conductor.report_timeout == 20 * 505
+
+
+# ---- row 7: a slow unwind after an early stop ----
+
+
+def test_a_slow_unwind_after_an_early_stop_loses_no_slot(tmp_path: Path, ray_session: None) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        from ray import tune
+
+        number = int(task["name"].split("-")[1]) + task["name"].startswith("lr")
+        try:
+            for epoch in range(1, EPOCHS + 1):
+                tune.report({"epoch": epoch, "objective": 1.0 - number / 10, "seconds": 0.01})
+        finally:
+            time.sleep(4)
+
+    records = search(tmp_path, trial, budget={"trials": 4})
+    assert [record.status for record in records.values()].count("pruned") >= 1
+    assert {record.status for record in records.values()} == {"completed", "pruned"}
+
+
+def test_an_unwind_that_hangs_costs_no_trial(tmp_path: Path, ray_session: None) -> None:
+    """Its process is ended before Tune would give the slot up, and the next trial has a fresh one."""
+
+    def trial(task: dict[str, Any]) -> None:
+        from phenoscape_tune.search import trial as trials
+
+        starts(tmp_path, task)
+        number = int(task["name"].split("-")[1]) + task["name"].startswith("lr")
+        trials.Deadline.UNWIND = 3.0
+        with trials.Deadline(tmp_path / "logs" / task["name"], 60) as deadline:
+            try:
+                for epoch in range(1, EPOCHS + 1):
+                    deadline.report({"epoch": epoch, "objective": 1.0 - number / 10, "seconds": 0.01})
+            except SystemExit:
+                if number == 2:
+                    time.sleep(1000)
+                raise
+
+    records = search(tmp_path, trial, budget={"trials": 5})
+    assert len(records) == 5
+    assert {record.status for record in records.values()} == {"completed", "pruned"}
+    assert [record.failures for record in records.values()].count(0) >= 4
+
+
+# ---- rows 1 and 2: divergence ----
+
+
+def run(*arguments: object) -> int:
+    return tune_command.main([str(argument) for argument in arguments])
+
+
+def settings(birds: Path) -> list[str]:
+    return [f"data_dir={birds}", *(f"{key}={value}" for key, value in TINY.items() if key != "warmup_epochs")]
+
+
+def test_a_trial_that_diverges_is_told_and_the_search_goes_on(
+    birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wild.yaml"
+    path.write_text(
+        "parameters: {lr: {type: choice, values: [0.001, 0.002, 1.0e+30]}}\n"
+        "budget: {trials: 4, max_epochs: 1}\nconfirm: null\n"
+    )
+    folder = tmp_path / "wild"
+    assert run("--space", path, "--out", folder, "--max-epochs", 1, *settings(birds), "optimizer=sgd") == 0
+    statuses = {float(row["lr"]): (row["status"], row["reason"]) for row in leaderboard(folder)}
+    done = ("completed", "")
+    assert statuses == {0.001: done, 0.002: done, 1e30: ("failed", "diverged at epoch 1")}
+    assert len(leaderboard(folder)) == 3  # no value is tried twice, whatever the budget
+    assert "not confirmed" in capsys.readouterr().out
+
+
+def test_where_every_trial_diverges_the_search_says_so(
+    birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wild.yaml"
+    path.write_text("parameters: {lr: {type: loguniform, low: 1e28, high: 1e30}}\nbudget: {trials: 2, max_epochs: 1}\n")
+    folder = tmp_path / "wild"
+    assert run("--space", path, "--out", folder, *settings(birds), "optimizer=sgd", "lr=1e30") == 1
+    printed = capsys.readouterr().out
+    assert "no valid trial" in printed
+    assert "Try smaller values, above all of lr" in printed
+    assert {row["reason"] for row in leaderboard(folder)} == {"diverged at epoch 1"}
+
+
+# ---- row 4: out of memory ----
+
+
+def test_out_of_memory_is_infeasible_and_its_process_is_not_used_again(
+    tmp_path: Path, birds: Path, ray_session: None
+) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        from phenoscape_tune.search.trial import run_trial
+
+        # The hook for tests: no machine has to run out of memory. The second trial asks for more than "fits".
+        os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"] = "4" if task["name"].startswith("lr-00") else "100"
+        with (tmp_path / "processes").open("a") as file:
+            file.write(f"{task['name'].split('-')[0]}-{os.getpid()}\n")
+        run_trial({**task, "config": {**task["config"], "micro_batch_size": 8}})
+
+    records = search(tmp_path, trial, birds)
+    assert records["lr-00"].status == "infeasible"
+    assert "out of memory" in records["lr-00"].reason
+    assert "batch_size" in records["lr-00"].reason
+    assert {records[name].status for name in ("defaults-00", "lr-01")} <= {"completed", "pruned"}
+    assert "infeasible" in (tmp_path / "leaderboard.csv").read_text()
+    defaults, failed, fresh = (line.split("-")[1] for line in (tmp_path / "processes").read_text().split())
+    assert defaults == failed != fresh
+
+
+def test_where_memory_runs_out_the_micro_batch_is_halved_and_the_batch_is_not(
+    tmp_path: Path, birds: Path, ray_session: None
+) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        from phenoscape_tune.search.trial import run_trial
+
+        os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"] = "4"
+        try:
+            run_trial(task)  # micro_batch_size: auto
+        finally:
+            del os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"]
+
+    records = search(tmp_path, trial, birds, budget={"trials": 2})
+    assert {record.status for record in records.values()} <= {"completed", "pruned"}
+    log = (tmp_path / "trials" / records["lr-00"].name / "logs" / "training.log").read_text()
+    assert "effective batch 8" in log
+    assert "from here on 4 images go through the network at once instead of 8; batch_size 8 is unchanged" in log
