@@ -160,6 +160,9 @@ class StageSampler(optuna.samplers.BaseSampler):
         for key, parameter in self._parameters.items():
             if parameter.step is not None and parameter.low is not None and parameter.type == "uniform":
                 point[key] = parameter.at_step(round((point[key] - parameter.low) / parameter.step))
+        counted = all(parameter.grid is not None for parameter in self._parameters.values())
+        if not counted and self._number not in self._first:
+            return point  # of a range that cannot be counted TPE does not draw a value twice
         # A failed one was cut off while it was asked for, and never started.
         others = (other for other in study.get_trials(deepcopy=False) if other.number != trial.number)
         tried = [other.params for other in others if other.state != TrialState.FAIL]

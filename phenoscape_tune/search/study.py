@@ -122,8 +122,9 @@ class Study:
         self._ranges: dict[str, dict[str, Parameter]] = {}
         self._studies: dict[str, optuna.Study] = {}
         self._samplers: dict[str, StageSampler] = {}
-        # An ended trial does not change any more, and a long search has many.
-        self._ended: dict[tuple[str, int], TrialRecord] = {}
+        # By stage, its first trials that have all ended: they do not change any more, and a long search has many.
+        self._ended: dict[str, list[TrialRecord]] = {}
+        self._read_up_to: dict[str, int] = {}
 
     def open_stage(
         self,
@@ -247,7 +248,8 @@ class Study:
             trial = optuna.trial.Trial(self._studies[study_name], self._frozen(study_name, number)._trial_id)
             trial.set_constraint(CONSTRAINTS[status], 1.0)
         self.note(record, "status", status)
-        self.note(record, "reason", reason)
+        if reason:
+            self.note(record, "reason", reason)
         value = record.objective if status == COMPLETED else None
         self._studies[study_name].tell(number, value, state=_STATE_OF[status])
         return self._read(record)
@@ -266,17 +268,19 @@ class Study:
         return [record for record in self._records(stage) if record.warm]
 
     def _records(self, stage: Stage) -> list[TrialRecord]:
-        study = self._studies.get(stage.name)
-        trials = study.get_trials(deepcopy=False) if study is not None else []
-        return [self._of(stage.name, trial) for trial in trials if "name" in trial.user_attrs]
-
-    def _of(self, stage: str, trial: FrozenTrial) -> TrialRecord:
-        record = self._ended.get((stage, trial.number))
-        if record is None:
-            record = _record(stage, trial)
-            if record.ended:
-                self._ended[stage, trial.number] = record
-        return record
+        if stage.name not in self._studies:
+            return []
+        ended, open_ones = self._ended.setdefault(stage.name, []), []
+        number = self._read_up_to.get(stage.name, 0)
+        while (trial := self._find(stage.name, number)) is not None:
+            number += 1
+            record = _record(stage.name, trial) if "name" in trial.user_attrs else None
+            if trial.state.is_finished() and self._read_up_to.get(stage.name, 0) == number - 1:
+                self._read_up_to[stage.name] = number
+                ended += [] if record is None else [record]
+            elif record is not None:
+                open_ones.append(record)
+        return [*ended, *open_ones]
 
     def knows(self, stage: Stage) -> bool:
         """Whether the journal has this stage already."""
@@ -295,7 +299,17 @@ class Study:
         return _record(record.stage, self._frozen(*record.handle))
 
     def _frozen(self, study_name: str, number: int) -> FrozenTrial:
-        return self._studies[study_name].get_trials(deepcopy=False)[number]
+        trial = self._find(study_name, number)
+        assert trial is not None
+        return trial
+
+    def _find(self, stage: str, number: int) -> FrozenTrial | None:
+        """A trial by its number in the stage's study, without a list of all; None beyond the last."""
+        study_id = self._studies[stage]._study_id
+        try:
+            return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        except KeyError:
+            return None
 
 
 def _record(stage: str, trial: FrozenTrial) -> TrialRecord:

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -338,90 +337,12 @@ def winner_of(folder: Path, stage: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_trial_whose_training_fails_is_told_and_the_search_goes_on(
-    birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "wild.yaml"
-    path.write_text(
-        "parameters: {lr: {type: choice, values: [0.001, 0.002, 1.0e+30]}}\n"
-        "budget: {trials: 4, max_epochs: 1}\nconfirm: null\n"
-    )
-    assert (
-        run("--space", path, "--out", tmp_path / "wild", "--max-epochs", 1, f"data_dir={birds}", *TINY, "optimizer=sgd")
-        == 0
-    )
-    statuses = {float(row["lr"]): (row["status"], row["reason"]) for row in rows(tmp_path / "wild")}
-    done = ("completed", "")
-    assert statuses == {0.001: done, 0.002: done, 1e30: ("failed", "diverged at epoch 1")}
-    assert len(rows(tmp_path / "wild")) == 3  # no value is tried twice, whatever the budget
-    assert "not confirmed" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_where_every_trial_diverges_the_search_says_so(
-    birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "wild.yaml"
-    path.write_text("parameters: {lr: {type: loguniform, low: 1e28, high: 1e30}}\nbudget: {trials: 2, max_epochs: 1}\n")
-    code = run("--space", path, "--out", tmp_path / "wild", f"data_dir={birds}", *TINY, "optimizer=sgd", "lr=1e30")
-    assert code == 1
-    assert "no valid trial" in capsys.readouterr().out
-    assert {row["reason"] for row in rows(tmp_path / "wild")} == {"diverged at epoch 1"}
-
-
-@pytest.mark.slow
 def test_an_unknown_backbone_is_refused_before_the_first_trial(
     birds: Path, space: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--space", space, "--out", tmp_path / "x", f"data_dir={birds}", *TINY, "backbone=resnet81") == 2
     assert "backbone: 'resnet81' is not a model of timm; did you mean" in capsys.readouterr().err
     assert not (tmp_path / "x" / "trials").exists()
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_orderly_and_resume_goes_on(birds: Path, space: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "stopped"
-    command = [sys.executable, str(ROOT / "scripts" / "tune.py"), "--space", str(space), "--out", str(folder)]
-    process = subprocess.Popen(
-        [*command, "--max-epochs", "14", "--trials", "3", "--no-confirm", f"data_dir={birds}", *TINY],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    journal = folder / "study.journal"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and _reported(journal) < 5:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    printed = process.communicate(timeout=60)[0]
-    assert process.returncode == 130, printed
-    assert f"--resume --out {folder}" in printed
-    assert "Traceback" not in printed
-    assert rows(folder)[0]["status"] == "interrupted"
-    reported = _reported(journal)
-    assert reported >= 5
-
-    resumed = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "tune.py"), "--resume", "--out", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    listed = rows(folder)
-    assert len(listed) == 3
-    assert all(row["status"] in ("completed", "pruned") for row in listed)
-    baseline = next(row["trial"] for row in listed if row["stage"] == "defaults")
-    log = (folder / "trials" / baseline / "logs" / "training.log").read_text()
-    assert "goes on after epoch" in log
-    # No epoch was trained and reported twice.
-    assert [log.count(f"epoch {n}/14 ") for n in range(1, 15)] == [1] * 14
-    study = load_mapping(folder / "search.yaml")
-    assert study["max_epochs"] == 14
-
-
-def _reported(journal: Path) -> int:
-    return journal.read_text().count('"intermediate_value"') if journal.exists() else 0
 
 
 # ---- without a search ----

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ TINY = [
     *("backbone=test_resnet.r160_in1k", "input_size=32", "stem=standard", "batch_size=8", "projection_dim=16"),
     *("num_workers=1", "accelerator=cpu", "max_epochs=50"),
 ]
-PATIENCE = 150  # seconds for what a busy machine may take to start Ray
+PATIENCE = 300  # seconds for what a busy machine may take to start Ray
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,3 @@ def lost(before: dict[str, TrialRecord], after: dict[str, TrialRecord]) -> list[
         elif record.ended and (now.status, now.curve) != (record.status, record.curve):
             gone.append(f"{name}: was {record.status}, is {now.status}")
     return gone
-
-
-def alive(pid: int) -> bool:
-    """Whether a process still runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

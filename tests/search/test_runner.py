@@ -65,12 +65,6 @@ def test_trials_run_one_after_the_other_in_one_process(tmp_path: Path, ray_sessi
     assert len(processes) == 1
 
 
-def test_a_slow_unwind_after_an_early_stop_loses_no_slot(tmp_path: Path, ray_session: None) -> None:
-    records = search(tmp_path, lambda task: report_falling(task, unwind=4.0), trials=4)
-    assert [record.status for record in records].count("pruned") >= 1
-    assert {record.status for record in records} == {"completed", "pruned"}
-
-
 def test_a_dead_process_an_error_and_a_silent_return_each_fail_one_trial(tmp_path: Path, ray_session: None) -> None:
     def trial(task: dict[str, Any]) -> None:
         from ray import tune
@@ -92,26 +86,6 @@ def test_a_dead_process_an_error_and_a_silent_return_each_fail_one_trial(tmp_pat
     assert all(record.reason for record in records.values() if record.status == "failed")
     # The leaderboard on disk knows them all.
     assert (tmp_path / "leaderboard.csv").read_text().count("failed") == 3
-
-
-def test_out_of_memory_is_infeasible_and_its_process_is_not_used_again(
-    tmp_path: Path, birds: Path, ray_session: None
-) -> None:
-    def trial(task: dict[str, Any]) -> None:
-        from phenoscape_tune.search.trial import run_trial
-
-        # The hook for tests: no machine has to run out of memory. The second trial asks for more than "fits".
-        os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"] = "4" if task["name"].startswith("lr-00") else "100"
-        small = {"backbone": "test_resnet.r160_in1k", "input_size": 32, "stem": "standard", "projection_dim": 16}
-        data = {"data_dir": str(birds), "batch_size": 8, "micro_batch_size": 8, "num_workers": 1}
-        run_trial({**task, "config": {**task["config"], **small, **data, "transforms": {"input_size": 32}}})
-
-    records = {record.name[:5]: record for record in search(tmp_path, trial, trials=3)}
-    assert records["lr-00"].status == "infeasible"
-    assert "out of memory" in records["lr-00"].reason
-    assert "batch_size" in records["lr-00"].reason
-    assert {records[name].status for name in ("defau", "lr-01")} <= {"completed", "pruned"}
-    assert "infeasible" in (tmp_path / "leaderboard.csv").read_text()
 
 
 def test_trials_that_span_two_devices_leave_nothing_behind(tmp_path: Path, birds: Path, ray_session: None) -> None:
