@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-quick lint types bench clean
+.PHONY: setup demo test test-quick soak lint types bench clean
 
 setup: $(READY)
 
@@ -24,6 +24,10 @@ test: setup
 test-quick: setup
 	$(BIN)/python -m pytest -m "not slow"
 
+# Twenty kills of a search at random moments, where `make test` has three.
+soak: setup
+	SOAK_KILLS=20 $(BIN)/python -m pytest -s tests/faults/test_driver.py -k random_moments
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +41,7 @@ bench: setup
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/gradient_cache.py
+	$(BIN)/python benchmarks/many_trials.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from phenoscape_tune.config import build_config, find_file, known_keys, nearest, set_key, unsupported_keys
@@ -185,10 +185,11 @@ class Parameter(_Keys):
 class Objective(_Keys):
     metric: str = "auto"
 
-    @model_validator(mode="after")
-    def _known(self) -> Objective:
-        check_metric(self.metric)
-        return self
+    @field_validator("metric")
+    @classmethod
+    def _known(cls, metric: str) -> str:
+        check_metric(metric)
+        return metric
 
 
 class Scheduler(_Keys):

@@ -422,6 +422,35 @@ def test_a_failed_baseline_does_not_end_the_search(tmp_path: Path) -> None:
     assert confirmed == {record.name for record in conductor.ranked()[:2]}
 
 
+def test_a_trial_whose_process_died_is_given_back_first_and_goes_on(tmp_path: Path) -> None:
+    conductor = open_conductor(make_plan(tmp_path))
+    driver = Driver(conductor, concurrent=1)
+    reports = driver.reports()
+    for _ in range(EPOCHS + 1):  # the baseline, and one epoch of the next
+        name, _ = next(reports)
+    conductor.give_back(name, "its process died")
+    task = conductor.next_task()
+    assert task is not None
+    assert (task.record.name, task.resume, len(task.record.curve), task.record.failures) == (name, True, 1, 1)
+    # A report of the dead process that was still under way changes nothing once the trial has ended.
+    conductor.give_back("no such trial", "its process died")
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_a_trial_is_given_back_max_failures_times_over_resumes_too(most: int, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, max_failures=most)
+    for failures in range(1, most + 2):
+        conductor = open_conductor(plan)
+        task = conductor.next_task()
+        assert task is not None
+        assert (task.record.stage, task.record.failures) == ("defaults", failures - 1)
+        conductor.give_back(task.record.name, "its process died")
+    record = open_conductor(plan).baseline
+    assert record is not None
+    times = "1 time" if most == 0 else "3 times"
+    assert (record.status, record.reason) == ("failed", f"its process died, {times} (max_failures: {most})")
+
+
 def test_a_trial_that_cannot_go_on_is_failed_with_its_reason_once(tmp_path: Path) -> None:
     conductor = open_conductor(make_plan(tmp_path))
     task = conductor.next_task()
