@@ -135,7 +135,7 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
             note(bank=embedded(bank), val=features(upright), **{f"view_{k}": features(v) for k, v in views.items()})
 
         clock = StepClock(DeviceUse(run.device))
-        with open_monitor(run.folder, None, 0) as monitor:
+        with open_monitor(run.folder, None, 0, 1) as monitor:
             note_features()  # of the untrained network
             for epoch in range(1, config.max_epochs + 1):
                 run.epoch = epoch

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +150,28 @@ def pack_progress(done: int, total: int) -> None:
         print(f"\rreading images {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
     elif done == total:
         print(f"read {total:,} image{'s' * (total != 1)}", file=sys.stderr, flush=True)
+
+
+class _OnStandardError(logging.Handler):
+    """What is below the log's own lines; sys.stderr is looked up each time, since a bar puts itself in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.INFO:
+            print(self.format(record), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def show_details(verbose: bool) -> Iterator[None]:
+    """Show, within, the project's DEBUG lines on standard error where `verbose`; training.log does not have them."""
+    if not verbose:
+        yield
+        return
+    logger, handler = logging.getLogger("phenoscape_tune"), _OnStandardError()
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

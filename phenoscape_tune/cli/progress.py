@@ -24,7 +24,7 @@ class ProgressBar(logging.Handler):
     """
 
     def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
-        super().__init__()
+        super().__init__(logging.INFO)
         self._now = now
         self._first: tuple[float, int] | None = None  # when the first step was told, and which it was
         self._loss = ""
@@ -82,7 +82,9 @@ def show_training(quiet: bool, console: Console | None = None) -> Iterator[None]
         with ProgressBar(console) as bar, _listening(bar, LOGGER), _listening(bar, PROGRESS):
             yield
         return
-    with _listening(logging.StreamHandler(sys.stdout), LOGGER):
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setLevel(logging.INFO)
+    with _listening(lines, LOGGER):
         yield
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from phenoscape_tune.cli.common import (
     prepare_folder,
     resolve_config,
     run_command,
+    show_details,
     warn,
     warn_of_advice,
 )
@@ -27,6 +30,8 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
 from phenoscape_tune.training.gpus import visible_gpus
 from phenoscape_tune.yaml_file import dump_mapping
+
+log = logging.getLogger(__name__)
 
 RUN_FILES = ("config.yaml", "checkpoints", "logs", "test_scores.csv")
 
@@ -42,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and start nothing")
     loud = parser.add_mutually_exclusive_group()
     loud.add_argument("--quiet", action="store_true", help="print the result only")
-    loud.add_argument("-v", "--verbose", action="store_true", help="say more")
+    loud.add_argument("-v", "--verbose", action="store_true", help="also tell cache, defaults, seconds, checkpoints")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any configuration key, e.g. data_dir=birds")
     return parser
 
@@ -73,7 +78,8 @@ def _train(argv: Sequence[str]) -> int:
         check_folder(folder, RUN_FILES, args.overwrite, hint)
         config = ensure_data(config)
     config = config.model_copy(update={"out_dir": str(folder)})
-    return _run(config, resume, args.quiet)
+    with show_details(args.verbose):
+        return _run(config, resume, args.quiet)
 
 
 def _tell_memory(config: TrainConfig, quiet: bool) -> None:
@@ -119,6 +125,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
     if not quiet:
         print("loading torch ...", file=sys.stderr, flush=True)
+    started = time.perf_counter()
     from phenoscape_tune.cli.progress import show_training
     from phenoscape_tune.evaluate.objective import choose_metric
     from phenoscape_tune.model import check_backbone
@@ -128,6 +135,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     from phenoscape_tune.training.rank_group import device_count
     from phenoscape_tune.training.run import Diverged, RunOptions, check_run
 
+    log.debug("loaded torch and Ray Train in %.2f s", time.perf_counter() - started)
     check_backbone(config.backbone)
     default_device(config)
     # Only now, with all that the user wrote checked, may an earlier run be deleted.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from phenoscape_tune.data.packing import NoRoom
 from phenoscape_tune.data.specimens import Split, find_specimens, split_specimens
 from phenoscape_tune.data.unpacked import open_unpacked
 from phenoscape_tune.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _DATA_KEYS = (
     *("data_dir", "labels", "group_by", "val_fraction", "test_fraction", "split_seed"),
@@ -146,7 +150,10 @@ def open_parts(config: TrainConfig, progress: Progress | None = None, notice: No
 
     Raises UserError where the folder, the labels or the images are not fit to train on, naming the numbers.
     """
+    started = time.perf_counter()
     images = open_images(config, progress, notice)
+    where = "are not packed" if images.folder is None else f"are packed in {images.folder}"
+    log.debug("%d images %s; opened in %.2f s", len(images.pixels), where, time.perf_counter() - started)
     split = split_specimens(images.specimens, config.val_fraction, config.test_fraction, config.split_seed)
     total, train = len(images.pixels), len(split.train)
     if len(split.val) < 2 or train < 2:

@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -219,8 +220,11 @@ def _dense(part: Tensor) -> Tensor:
 
 
 def _on_all_ranks(encoder: nn.Module) -> DistributedDataParallel:
-    # Running statistics are averaged once an epoch, not replaced by the first rank's at every step.
-    return DistributedDataParallel(encoder, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # torch 2.15 renames the key; the new name is not known to 2.11.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+        # Running statistics are averaged once an epoch, not replaced by the first rank's at every step.
+        return DistributedDataParallel(encoder, broadcast_buffers=False)
 
 
 def split_rows(batch: int, micro_batch: int) -> list[slice]:

@@ -49,10 +49,14 @@ def train_simclr(
     """
     options = options or RunOptions()
     run = start_run(config, device or default_device(config), options, parts or open_parts(config))
-    with open_monitor(run.folder, options.hparams, run.epoch) as monitor, run.gradient_step.naming_out_of_memory():
+    steps = run.batches.steps(run.parts.split.train)
+    with (
+        open_monitor(run.folder, options.hparams, run.epoch, steps) as monitor,
+        run.gradient_step.naming_out_of_memory(),
+    ):
         describe(run)
         clock = StepClock(DeviceUse(run.device))
-        advisor = Advisor(config, run.batches.steps(run.parts.split.train), config.step_images * ranks.world_size())
+        advisor = Advisor(config, steps, config.step_images * ranks.world_size())
         advisor.look(run.history)  # what applied before a resume was said then
         for row in run.history[options.reported_epochs :]:
             report(row)
@@ -60,15 +64,18 @@ def train_simclr(
             started = time.perf_counter()
             run.epoch += 1
             train_loss = train_epoch(run, monitor, clock)
-            measured = clock.row()
+            measured, trained = clock.row(), time.perf_counter()
             row = {"epoch": run.epoch, "train_loss": train_loss, **validate(run), **measured}
             if options.test and run.epoch == config.max_epochs:
                 row |= test(run)
             row["objective_mean"] = trial_objective([r["objective"] for r in (*run.history, row)])
             row["lr"] = run.optimizer.param_groups[0]["lr"]
-            row["seconds"] = time.perf_counter() - started
+            validated = time.perf_counter()
+            row["seconds"] = validated - started
             run.history.append(row)
             save(run)
+            told = (trained - started, validated - trained, time.perf_counter() - validated)
+            log.debug("epoch %d: %.2f s of training, %.2f s of validation, %.2f s of saving", run.epoch, *told)
             monitor.epoch(row, config.max_epochs)
             monitor.advise(advisor.look(run.history))
             report(row)

@@ -69,19 +69,29 @@ class RunMonitor(Monitor):
         hparams: in a search, the trial's searched values for TensorBoard's HPARAMS tab; written at once, so that a
             trial that is stopped early has them too.
         resumed_at: epochs that are already in the logs; what TensorBoard holds beyond them is superseded.
+        steps: training steps of an epoch.
     """
 
-    def __init__(self, folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int) -> None:
+    def __init__(self, folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int, steps: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         logs = folder / "logs"
         (logs / "tensorboard").mkdir(parents=True, exist_ok=True)
         self._file = logging.FileHandler(logs / "training.log", encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self._file.setLevel(logging.INFO)
         self._level = LOGGER.level
-        LOGGER.setLevel(logging.INFO)
+        if not LOGGER.isEnabledFor(logging.INFO):
+            LOGGER.setLevel(logging.INFO)
         LOGGER.addHandler(self._file)
+        earlier = _step_scalars(logs / "tensorboard", resumed_at * steps) if resumed_at else {}
         self._board = SummaryWriter(str(logs / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+        # What is purged is purged of all tags, and those of steps count higher than those of epochs.
+        for tag, scalars in earlier.items():
+            for scalar in scalars:
+                if scalar.step > resumed_at:
+                    self._board.add_scalar(tag, scalar.value, scalar.step, scalar.wall_time)
+        self._board.flush()
         self._hparams_end: Any = None
         if hparams:
             self._write_hparams(hparams)
@@ -142,6 +152,18 @@ class RunMonitor(Monitor):
             self._board.add_image("augmented views (a column an image)", grid, 0)
 
 
-def open_monitor(folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int) -> Monitor:
-    """The monitor of this rank: a writing one for rank 0."""
-    return RunMonitor(folder, hparams, resumed_at) if ranks.rank() == 0 else Monitor()
+def _step_scalars(folder: Path, until: int) -> dict[str, list[Any]]:
+    """The scalars of training steps up to `until` that a TensorBoard folder holds, by tag, each step once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # Nothing is taken for purged here: a run may have been killed between a purge and what follows it.
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False)
+    events.Reload()
+    found = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"] if tag.startswith("step/")}
+    last = {tag: {scalar.step: scalar for scalar in scalars} for tag, scalars in found.items()}
+    return {tag: [by_step[step] for step in sorted(by_step) if step <= until] for tag, by_step in last.items()}
+
+
+def open_monitor(folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int, steps: int) -> Monitor:
+    """The monitor of this rank: a writing one for rank 0; see `RunMonitor`."""
+    return RunMonitor(folder, hparams, resumed_at, steps) if ranks.rank() == 0 else Monitor()

@@ -109,7 +109,7 @@ def _run_once(
         for rank in range(count):
             ours, theirs = context.Pipe()
             environment = _environment(rank, count, port, config.accelerator)
-            arguments = (theirs, environment, threads, train, config.to_mapping(), options)
+            arguments = (theirs, environment, threads, train, config.to_mapping(), options, LOGGER.level)
             process = context.Process(target=_be_rank, args=arguments, name=f"rank {rank}", daemon=True)
             process.start()
             theirs.close()
@@ -206,6 +206,7 @@ def _be_rank(
     train: Train,
     config: Mapping[str, Any],
     options: RunOptions,
+    level: int,
 ) -> None:
     """Run one rank, and say how it ended."""
     from phenoscape_tune.config import build_config
@@ -217,6 +218,7 @@ def _be_rank(
     threading.Thread(target=_watch, args=(connection, answers), daemon=True).start()
     first = environment["RANK"] == "0"
     if first:
+        LOGGER.setLevel(level)
         for logger in (LOGGER, PROGRESS):
             logger.addHandler(_Relay(connection.send))
 

@@ -225,6 +225,18 @@ def describe(run: Run) -> None:
             run.gradient_step.micro_batch,
             config.step_images,
         )
+    log.debug(
+        "learning rate: %g after %g epochs of warm-up, then a cosine of period T_max=%d down to eta_min=%g; "
+        "weight decay %g; gradient clipping %s",
+        config.lr,
+        config.resolved_warmup_epochs,
+        config.schedule_epochs,
+        config.resolved_eta_min,
+        config.weight_decay,
+        "none" if config.gradient_clip is None else f"at {config.gradient_clip:g}",
+    )
+    log.debug("objective: %s; best.ckpt is the epoch with the best one", run.metric.title)
+    log.debug("folder: %s", run.folder)
     if run.epoch:
         log.info("goes on after epoch %d", run.epoch)
 
@@ -240,7 +252,10 @@ def save(run: Run) -> None:
             epoch=run.epoch,
             history=run.history,
         )
-        checkpoint.save(state, run.folder / "checkpoints", best=scores[-1] >= max(scores))
+        best = scores[-1] >= max(scores)
+        checkpoint.save(state, run.folder / "checkpoints", best=best)
+        written = "last.ckpt and best.ckpt" if best else "last.ckpt"
+        log.debug("wrote %s of epoch %d in %s", written, run.epoch, run.folder / "checkpoints")
 
 
 def stream(*numbers: int) -> int:

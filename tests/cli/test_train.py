@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,30 @@ def test_train_resume_and_refuse(birds: Path, tmp_path: Path, capsys: pytest.Cap
 
     assert run(*arguments, "--overwrite") == 0
     assert load_config(str(folder / "config.yaml")).max_epochs == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_verbose_tells_cache_defaults_seconds_and_checkpoints(
+    devices: int, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run("-v", f"data_dir={birds}", f"out_dir={folder}", f"cache_dir={tmp_path / 'cache'}", *TINY,
+               f"devices={devices}") == 0  # fmt: skip
+    out, err = capsys.readouterr()
+    (packed,) = (tmp_path / "cache").glob("packed-*[0-9a-f]")
+    assert f"72 images are packed in {packed}" in err
+    assert "T_max=2 down to eta_min=0.0001" in err
+    assert re.search(r"^epoch 2: \d+\.\d\d s of training, \d+\.\d\d s of validation, .* of saving$", err, re.M)
+    assert err.count("last.ckpt and best.ckpt of epoch 1 in ") == 1
+    log = (folder / "logs" / "training.log").read_text()
+    assert "epoch 2/2" in out
+    assert "epoch 2/2" in log
+    assert "epoch 2/2" not in err
+    assert "eta_min" not in out + log
+    # Of this run alone.
+    assert run(f"data_dir={birds}", f"out_dir={folder}", *TINY, "--overwrite") == 0
+    assert "eta_min" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

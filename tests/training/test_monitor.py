@@ -7,6 +7,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
+from tensorboard.summary.writer import event_file_writer
 
 from phenoscape_tune.training.monitor import LOGGER, PROGRESS, Monitor, Progress, RunMonitor, open_monitor
 
@@ -20,7 +21,7 @@ def read(folder: Path) -> EventAccumulator:
 
 
 def test_rows_become_scalars_and_lines(tmp_path: Path) -> None:
-    with open_monitor(tmp_path, None, 0) as monitor:
+    with open_monitor(tmp_path, None, 0, 100) as monitor:
         monitor.step(1, 50, 100, {"loss": 2.5})
         monitor.epoch({"epoch": 1, "train_loss": 2.0, "objective": 0.5}, 10)
         monitor.views(torch.rand(6, 3, 8, 8))
@@ -36,7 +37,7 @@ def test_rows_become_scalars_and_lines(tmp_path: Path) -> None:
 
 def test_what_the_device_does_becomes_scalars_too(tmp_path: Path) -> None:
     use = {"utilisation": 0.75, "device_memory_gb": 11.5, "waiting_share": 0.25, "images_per_second": 640.0}
-    with open_monitor(tmp_path, None, 0) as monitor:
+    with open_monitor(tmp_path, None, 0, 100) as monitor:
         monitor.epoch({"epoch": 3, **use}, 10)
     events = read(tmp_path)
     assert {key: [(s.step, s.value) for s in events.Scalars(key)] for key in use} == {
@@ -45,7 +46,7 @@ def test_what_the_device_does_becomes_scalars_too(tmp_path: Path) -> None:
 
 
 def test_advice_is_a_warning_in_the_log(tmp_path: Path) -> None:
-    with open_monitor(tmp_path, None, 0) as monitor:
+    with open_monitor(tmp_path, None, 0, 100) as monitor:
         monitor.advise([])
         monitor.advise(["few negatives: 100 % of them", "slow convergence"])
     lines = (tmp_path / "logs" / "training.log").read_text().splitlines()
@@ -65,7 +66,7 @@ def test_progress_is_heard_by_whoever_listens_and_stands_in_no_log(
             heard.append(record.msg)
 
     step, listener = Progress(1, 9, 3, 7, 120.0, 2.5), Listener()
-    with open_monitor(tmp_path, None, 0) as monitor:
+    with open_monitor(tmp_path, None, 0, 100) as monitor:
         monitor.progress(step)
         PROGRESS.addHandler(listener)
         monitor.progress(step)
@@ -76,7 +77,7 @@ def test_progress_is_heard_by_whoever_listens_and_stands_in_no_log(
 
 
 def test_hparams_are_on_disk_before_the_first_epoch_ends(tmp_path: Path) -> None:
-    monitor = RunMonitor(tmp_path, {"lr": 0.1, "backbone": "resnet18", "weights": None}, 0)
+    monitor = RunMonitor(tmp_path, {"lr": 0.1, "backbone": "resnet18", "weights": None}, 0, 100)
     tag = metadata.SESSION_START_INFO_TAG
     values = metadata.parse_session_start_info_plugin_data(
         read(tmp_path).SummaryMetadata(tag).plugin_data.content
@@ -88,22 +89,34 @@ def test_hparams_are_on_disk_before_the_first_epoch_ends(tmp_path: Path) -> None
 
 
 def test_a_closed_run_gets_no_lines_of_the_next_one(tmp_path: Path) -> None:
-    with open_monitor(tmp_path / "a", None, 0):
+    with open_monitor(tmp_path / "a", None, 0, 100):
         LOGGER.info("first")
-    with open_monitor(tmp_path / "b", None, 0):
+    with open_monitor(tmp_path / "b", None, 0, 100):
         logging.getLogger("phenoscape_tune.training.run").info("second")
     assert "second" not in (tmp_path / "a" / "logs" / "training.log").read_text()
     assert "second" in (tmp_path / "b" / "logs" / "training.log").read_text()
 
 
-def test_a_resumed_run_leaves_no_seam(tmp_path: Path) -> None:
-    with open_monitor(tmp_path, None, 0) as monitor:
-        for epoch in (1, 2, 3):
-            monitor.epoch({"epoch": epoch, "objective": epoch / 10}, 5)
-    with open_monitor(tmp_path, None, 2) as monitor:
-        monitor.epoch({"epoch": 3, "objective": 0.9}, 5)
-    points = [(s.step, round(s.value, 3)) for s in read(tmp_path).Scalars("objective")]
-    assert points == [(1, 0.1), (2, 0.2), (3, 0.9)]
+def test_a_resumed_run_leaves_no_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Files of one second and process are read in the order of their names, and number 10 before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+
+    def run(resumed_at: int, last: int, offset: float) -> None:
+        with open_monitor(tmp_path, None, resumed_at, 4) as monitor:
+            for epoch in range(resumed_at + 1, last + 1):
+                for step in range(1, 5):
+                    monitor.step(epoch, step, 4, {"loss": epoch + step / 4 + offset})
+                monitor.epoch({"epoch": epoch, "objective": epoch / 10 + offset}, 5)
+
+    run(0, 3, 0.0)
+    run(2, 3, 0.5)
+    run(2, 2, 0.0)  # killed before its first step
+    run(1, 2, 1.0)
+    events = read(tmp_path)
+    points = [(s.step, round(s.value, 3)) for s in events.Scalars("objective")]
+    assert points == [(1, 0.1), (2, 1.2)]
+    steps = [(s.step, s.value) for s in events.Scalars("step/loss")]
+    assert steps == [(n, 1 + n / 4 + (1.0 if n > 4 else 0.0)) for n in range(1, 9)]
 
 
 def test_ranks_that_do_not_write_have_a_monitor_with_the_same_methods(tmp_path: Path) -> None:
