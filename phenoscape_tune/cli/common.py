@@ -135,7 +135,8 @@ def prepare_folder(folder: Path, own: Sequence[str]) -> None:
 
 
 def _is_filled(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    # A start that was killed leaves a lock and a file written aside, of no use to anyone.
+    return folder.is_dir() and any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def available_cpus() -> int:

@@ -24,6 +24,7 @@ from phenoscape_tune.cli.common import (
     warn_of_advice,
 )
 from phenoscape_tune.cli.devices import Devices, batch_warnings, describe_devices, measure_batch_sizes, start_devices
+from phenoscape_tune.cli.doctor import examine
 from phenoscape_tune.cli.question import (
     look_at_data,
     read_earlier_trials,
@@ -32,6 +33,7 @@ from phenoscape_tune.cli.question import (
     search_folder,
 )
 from phenoscape_tune.cli.saved_search import (
+    SEARCH_FILE,
     SEARCH_FILES,
     read_search,
     resume_command,
@@ -73,11 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the search and of training")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="go on with a search that was interrupted")
+    again.add_argument(
+        "--resume-or-start", action="store_true", help="go on where the search was begun, else start it (for jobs)"
+    )
     again.add_argument("--overwrite", action="store_true", help="delete an earlier search of the same name")
     parser.add_argument("--warm-start", metavar="DIR", help="learn from the trials of an earlier search")
     parser.add_argument("--address", metavar="HOST:PORT", help="run on a Ray cluster (comes with a later version)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
-    parser.add_argument("--doctor", action="store_true", help="check the installation (comes with a later version)")
+    parser.add_argument("--doctor", action="store_true", help="check installation, devices, storage, data and cluster")
     loud = parser.add_mutually_exclusive_group()
     loud.add_argument("--quiet", action="store_true", help="print the result only")
     loud.add_argument("-v", "--verbose", action="store_true", help="show what Ray says too")
@@ -108,11 +113,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tune(argv: Sequence[str]) -> int:
     args = build_parser().parse_intermixed_args(argv)
-    for flag in ("address", "doctor"):
+    if args.doctor:
+        return examine(args)
+    for flag in ("address",):
         if getattr(args, flag) is not None and getattr(args, flag) is not False:
             raise UserError(f"--{flag.replace('_', '-')}: does nothing in this version yet; leave it out")
     folder = search_folder(args)
-    if args.resume:
+    if args.resume or (args.resume_or_start and (folder / SEARCH_FILE).is_file()):
         return _resume(args, folder)
     space, base, max_epochs = resolve_search(args)
     if args.dry_run:
@@ -138,7 +145,7 @@ def _tune(argv: Sequence[str]) -> int:
 
 def _resume(args: argparse.Namespace, folder: Path) -> int:
     saved = read_search(folder)
-    if args.warm_start:
+    if args.warm_start and args.resume:
         raise UserError("--warm-start: the search has begun; earlier trials can only be told to a new one")
     refuse_changes(args, saved, folder)
     plan = saved_plan(folder, saved)

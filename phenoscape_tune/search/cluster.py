@@ -30,15 +30,20 @@ from ray.exceptions import RayTaskError
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.ray_folder import check_ray_folder
 
 if TYPE_CHECKING:
     from phenoscape_tune.training.capacity import Capacity
 
 
 def start_ray(cpus: int, verbose: bool) -> None:
-    """Start Ray on this machine, without a dashboard, unless it runs; what it says is shown only where `verbose`."""
+    """Start Ray on this machine, without a dashboard, unless it runs; what it says is shown only where `verbose`.
+
+    Raises UserError where its folder's name is too long for it.
+    """
     if ray.is_initialized():
         return
+    check_ray_folder()
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
     handler = signal.getsignal(signal.SIGTERM)

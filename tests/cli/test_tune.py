@@ -240,6 +240,7 @@ def test_resuming_a_finished_search_shows_its_result(
     again = capsys.readouterr().out
     assert printed.splitlines()[-5:] == again.splitlines()[-5:]
     assert tune.main([*arguments, "--resume"]) == 0
+    assert tune.main([*arguments, "--resume-or-start"]) == 0
     assert (folder / "study.journal").read_bytes() == before
 
 
@@ -253,8 +254,9 @@ def test_an_existing_search_and_a_changed_one_are_refused(
     assert "exists already" in message
     assert "--resume" in message
     assert "--overwrite" in message
-    assert tune.main([*arguments, "--resume", "weight_decay=0.5"]) == 2
-    assert "config.weight_decay: was 0.0001, is 0.5" in capsys.readouterr().err
+    for flag in ("--resume", "--resume-or-start"):
+        assert tune.main([*arguments, flag, "weight_decay=0.5"]) == 2
+        assert "config.weight_decay: was 0.0001, is 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -462,6 +464,21 @@ def test_wrong_folders_of_images(space: Path, tmp_path: Path, birds: Path, capsy
     assert not (tmp_path / "x").exists()
 
 
+def test_resume_or_start_starts_where_no_search_was_begun(
+    space: Path, tmp_path: Path, birds: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ("--space", space, f"data_dir={birds}", "batch_size=1000", "--resume-or-start", "--out", tmp_path / "x")
+    # Refused only for its images: nothing says that there is no search to resume.
+    assert "batch_size: 1000 is larger than the training part" in bad(capsys, *start)
+    # What a start leaves that was killed before it wrote search.yaml.
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / ".search.lock").touch()
+    (tmp_path / "x" / ".search.yaml.tmp").write_text("seed: ")
+    assert "batch_size: 1000 is larger than the training part" in bad(capsys, *start)
+    (tmp_path / "x" / "thesis.tex").write_text("years of work")
+    assert "exists already" in bad(capsys, *start)
+
+
 def test_wrong_output_folders(space: Path, tmp_path: Path, birds: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("years of work")
@@ -541,7 +558,7 @@ def test_the_stages_follow_the_documented_order_whatever_the_order_in_the_file(
     ]
 
 
-@pytest.mark.parametrize("flag", ["--address=auto", "--doctor"])
+@pytest.mark.parametrize("flag", ["--address=auto"])
 def test_flags_of_later_versions_are_refused_and_not_ignored(
     space: Path, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:

@@ -1,0 +1,166 @@
+"""`tune.py --doctor`: looks at installation, devices, storage, data and cluster, and says what to do.
+
+Every check is bounded in time, and what goes wrong inside of one is a row like any other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from phenoscape_tune.cli.common import DONE, OTHER_FAULT, resolve_config
+from phenoscape_tune.cli.machine import check_cores, check_memory, check_open_files, check_shared_memory
+from phenoscape_tune.cli.packages import check_imports, check_packages, check_python, check_ray
+from phenoscape_tune.cli.question import search_folder
+from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row, tell
+from phenoscape_tune.cli.storage import check_folder_works, check_temporary_folder
+from phenoscape_tune.config import TrainConfig, parse_overrides
+from phenoscape_tune.errors import UserError
+
+LOOKED_AT = 32  # images that are decoded
+
+
+@dataclass(frozen=True)
+class Check:
+    """A question to the machine.
+
+    Attributes:
+        area: heading of its rows.
+        name: of its row where it does not answer.
+        ask: gives the rows.
+        seconds: that it may take.
+    """
+
+    area: str
+    name: str
+    ask: Callable[[], Iterable[Row]]
+    seconds: float = 30
+
+
+def examine(args: argparse.Namespace) -> int:
+    """Print a row for each thing that was looked at; the exit code is 0 where none of them is a fault, else 1."""
+    rows = []
+    for check in checks(args):
+        for row in answer(check):
+            rows.append(row)
+            if row.state != OK or not args.quiet:
+                print("\n".join(tell(row)), flush=True)
+    faults, warnings = (sum(row.state == state for row in rows) for state in (FAULT, WARNING))
+    if faults or warnings or not args.quiet:
+        print(f"\n{len(rows)} looked at: {_count(faults, 'fault')}, {_count(warnings, 'warning')}")
+    return OTHER_FAULT if faults else DONE
+
+
+def checks(args: argparse.Namespace) -> list[Check]:
+    """What is looked at for the command that the arguments stand for."""
+    config, row = _configuration(args)
+    cache = _cache_folder(config)
+    found = [
+        Check("installation", "python", check_python),
+        Check("installation", "packages", check_packages),
+        Check("installation", "imports", check_imports, 300),
+        Check("devices", "cores", check_cores),
+        Check("devices", "memory", check_memory),
+        Check("devices", "shared memory", check_shared_memory),
+        Check("devices", "open files", check_open_files),
+        Check(
+            "storage", "output folder", lambda: check_folder_works("output folder", _output_folder(args), "--out"), 60
+        ),
+        Check("storage", "cache folder", lambda: check_folder_works("cache folder", cache, "PHENOSCAPE_CACHE"), 60),
+        Check("storage", "temporary folder", check_temporary_folder),
+        Check("data", "configuration", lambda: [row]),
+        Check("data", "images", lambda: _check_data(config), 300),
+    ]
+    address = args.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        from phenoscape_tune.cli.packages import check_cluster
+
+        return [*found, Check("cluster", "address", lambda: check_cluster(address), 90)]
+    return [*found, Check("cluster", "Ray", check_ray, 240)]
+
+
+def answer(check: Check) -> list[Row]:
+    """The rows of a check; one that says so where it raised, or took longer than it may."""
+    rows: list[Row] = []
+    trouble: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            rows.extend(check.ask())
+        except Exception as error:  # whatever it is, the other checks go on
+            trouble.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)  # a file system that hangs cannot be given up otherwise
+    thread.start()
+    thread.join(check.seconds)
+    found = list(rows)
+    if thread.is_alive():
+        found.append(Row(check.name, FAULT, f"no answer within {check.seconds:g} s", "look at the machine's own logs"))
+    elif trouble:
+        told = str(trouble[0]) if isinstance(trouble[0], UserError) else f"{type(trouble[0]).__name__}: {trouble[0]}"
+        found.append(Row(check.name, FAULT, " ".join(told.split()), "mend what the message names"))
+    return [replace(row, area=check.area) for row in found]
+
+
+def _configuration(args: argparse.Namespace) -> tuple[TrainConfig | None, Row]:
+    try:
+        config = resolve_config(args.config, parse_overrides(args.overrides))
+    except UserError as error:
+        return None, Row("configuration", FAULT, " ".join(str(error).split()), "mend what the message names")
+    return config, Row("configuration", OK, args.config or "of the command line and the defaults")
+
+
+def _output_folder(args: argparse.Namespace) -> Path:
+    if args.out or args.name or args.space:
+        return search_folder(args)
+    return Path("outputs").absolute()
+
+
+def _cache_folder(config: TrainConfig | None) -> Path:
+    from phenoscape_tune.data.packed import default_cache_dir
+
+    return Path(config.cache_dir).expanduser() if config is not None and config.cache_dir else default_cache_dir()
+
+
+def _check_data(config: TrainConfig | None) -> list[Row]:
+    if config is None:
+        return []
+    if config.data_dir is None:
+        return [Row("images", OK, "none asked for (data_dir): generated sample specimens")]
+    from phenoscape_tune.data.readers import UnreadableImage, read_image
+    from phenoscape_tune.data.specimens import find_specimens
+
+    labels = Path(config.labels) if config.labels else None
+    specimens = find_specimens(Path(config.data_dir), labels, config.group_by)
+    names = specimens.names
+    counted = f"{len(names):,} images in {config.data_dir}; {specimens.label_source}"
+    rows = [Row("images", OK, counted)]
+    sample = names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT]
+    bad = []
+    for name in sample:
+        try:
+            read_image(specimens.root / name, (255, 255, 255))
+        except UnreadableImage as reason:
+            bad.append(f"{name!r}: {reason}")
+    remedy = f"python scripts/check_data.py {config.data_dir} lists all of them"
+    if bad:
+        state = FAULT if len(bad) == len(sample) else WARNING
+        rows.append(Row("decoding", state, f"{len(bad)} of {len(sample)} cannot be read: {_first(bad)}", remedy))
+    else:
+        rows.append(Row("decoding", OK, f"{len(sample)} of them read"))
+    if len(names) < 2 * config.batch_size:
+        told = f"{len(names)} images for a batch_size of {config.batch_size}"
+        rows.append(Row("batch size", WARNING, told, "lower batch_size, or add images"))
+    return rows
+
+
+def _first(items: Sequence[str], limit: int = 3) -> str:
+    return "; ".join(items[:limit]) + (f"; and {len(items) - limit} more" if len(items) > limit else "")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number or 'no'} {word}{'s' * (number != 1)}"

@@ -1,0 +1,29 @@
+"""Where Ray puts its sockets on this machine, and whether their names fit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from phenoscape_tune.errors import UserError
+
+# Of a path that Ray makes below its folder: the longest name of a session, then of a socket in it.
+LONGEST_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+LONGEST_PATH = 107  # bytes that the system allows to a socket's name
+
+
+def check_ray_folder(environment: Mapping[str, str] = os.environ) -> str:
+    """The folder that Ray uses for its sockets. Raises UserError where its name is too long for them.
+
+    Ray's own complaint is a traceback from inside of its start.
+    """
+    key = next((key for key in ("RAY_TMPDIR", "TMPDIR") if key in environment), None)
+    folder = environment[key] if key is not None else "/tmp"
+    longest = LONGEST_PATH - len(LONGEST_SOCKET)
+    length = len(os.fsencode(folder))
+    if length > longest:
+        raise UserError(
+            f"{key}: {folder} has {length} bytes; Ray's sockets leave room for {longest}. Set RAY_TMPDIR to a "
+            "short folder, for example RAY_TMPDIR=/tmp"
+        )
+    return folder

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from phenoscape_tune.cli import doctor
+from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row
+from phenoscape_tune.cli.tune import build_parser
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows_of(*arguments: object) -> dict[str, Row]:
+    """The rows of the quick checks: those that start no process."""
+    args = build_parser().parse_intermixed_args(["--doctor", *map(str, arguments)])
+    slow = {"imports", "Ray"}
+    return {row.name: row for check in doctor.checks(args) if check.name not in slow for row in doctor.answer(check)}
+
+
+def test_images_are_counted_and_tried(birds: Path, tmp_path: Path) -> None:
+    rows = rows_of("--out", tmp_path / "x", f"data_dir={birds}")
+    assert rows["images"].found.startswith("72 images") and "3 class" in rows["images"].found
+    assert rows["decoding"].state == OK
+    assert not (tmp_path / "x").exists()
+    assert {row.area for row in rows.values()} == {"installation", "devices", "storage", "data"}
+
+
+def test_unreadable_images_are_named(tmp_path: Path, birds: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "good.jpg").write_bytes((birds / "crow" / "00.jpg").read_bytes())
+    (data / "bad.jpg").write_bytes(b"no image")
+    row = rows_of(f"data_dir={data}")["decoding"]
+    assert row.state == WARNING and "'bad.jpg'" in row.found and "check_data.py" in row.remedy
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "told"),
+    [
+        ("data_dir=/no/such/folder", "images", "/no/such/folder does not exist"),
+        ("temprature=0.5", "configuration", "temperature"),
+    ],
+)
+def test_a_fault_of_the_input_is_a_row(argument: str, name: str, told: str) -> None:
+    row = rows_of(argument)[name]
+    assert row.state == FAULT and told in row.found and "\n" not in row.found
+
+
+def test_a_check_that_raises_or_hangs_is_a_row_and_the_rows_before_it_stay() -> None:
+    def raises() -> list[Row]:
+        raise ZeroDivisionError("by zero")
+
+    (row,) = doctor.answer(doctor.Check("devices", "cores", raises))
+    assert row == Row("cores", FAULT, "ZeroDivisionError: by zero", "mend what the message names", "devices")
+
+    def hangs():  # type: ignore[no-untyped-def]
+        yield Row("first", OK, "well")
+        time.sleep(60)
+
+    begun = time.monotonic()
+    first, last = doctor.answer(doctor.Check("storage", "output folder", hangs, seconds=0.5))
+    assert first.state == OK and last.state == FAULT and "no answer within 0.5 s" in last.found
+    assert time.monotonic() - begun < 10
+
+
+def test_an_address_is_looked_at_instead_of_a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert rows_of("--address", "127.0.0.1:1")["address"].state == FAULT
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert rows_of()["address"].state == FAULT
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "tune.py"), "--doctor", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=500, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_finds_this_machine_well_and_says_only_what_is_not_when_quiet(birds: Path, tmp_path: Path) -> None:
+    done = run("--out", tmp_path / "x", f"data_dir={birds}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    for name in ("python", "packages", "imports", "GPUs", "cores", "memory", "output folder", "images", "Ray"):
+        assert f" {name} " in done.stdout
+    assert "no faults" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_command_tells_real_faults_without_a_traceback(tmp_path: Path) -> None:
+    # A missing package, as every process of the command sees it.
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "timm.py").write_text("raise ModuleNotFoundError(\"No module named 'timm'\")")
+    long_folder = tmp_path / ("x" * 60)
+    long_folder.mkdir()
+    done = run("--quiet", "--out", "/proc/search", PYTHONPATH=str(blocked), TMPDIR=str(long_folder), RAY_ADDRESS="")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "No module named 'timm'" in done.stdout
+    assert "/proc: cannot be written" in done.stdout
+    assert "Ray's sockets leave room for 39" in done.stdout and "RAY_TMPDIR=/tmp" in done.stdout
+    assert all(line[:8].strip() in ("fault", "warning", "") for line in done.stdout.splitlines()[:-1])

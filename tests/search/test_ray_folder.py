@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.ray_folder import LONGEST_PATH, LONGEST_SOCKET, check_ray_folder
+
+
+def test_a_folder_is_refused_exactly_where_a_socket_no_longer_fits(tmp_path: Path) -> None:
+    longest = "/" + "x" * (LONGEST_PATH - len(LONGEST_SOCKET) - 1)
+    assert check_ray_folder({"TMPDIR": longest}) == longest
+    with pytest.raises(UserError, match=r"TMPDIR: /x+ has 40 bytes; Ray's sockets leave room for 39\. Set RAY_TMPDIR"):
+        check_ray_folder({"TMPDIR": longest + "x"})
+    # The system's own limit is where this one stands.
+    fits = str(tmp_path / "s").ljust(LONGEST_PATH, "x")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(fits)
+    with socket.socket(socket.AF_UNIX) as other, pytest.raises(OSError, match="too long"):
+        other.bind(fits + "x")
+
+
+def test_ray_takes_its_own_variable_first_and_else_the_systems_folder() -> None:
+    assert check_ray_folder({"TMPDIR": "/" + "x" * 90, "RAY_TMPDIR": "/short"}) == "/short"
+    assert check_ray_folder({}) == "/tmp"
+
+
+def test_characters_of_several_bytes_count_as_what_they_take() -> None:
+    with pytest.raises(UserError, match="has 61 bytes"):
+        check_ray_folder({"TMPDIR": "/" + "ö" * 30})
