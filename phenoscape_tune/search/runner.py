@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import phenoscape_tune.search.cluster  # noqa: F401  (first: it sets what Ray reads when it is imported)
@@ -19,6 +20,7 @@ from phenoscape_tune.config import get_key
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.report import write_leaderboard
+from phenoscape_tune.search.study import INFEASIBLE
 from phenoscape_tune.search.trial import DIES, ENDED, run_trial
 
 # isort: split
@@ -27,6 +29,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+MEMORY_MONITOR = "RAY_memory_usage_threshold"  # stands in what Ray says where it ends a process for memory
 WRITING_SHARE = 0.05  # of the driver's time, for the leaderboard while trials run
 
 
@@ -119,6 +122,9 @@ class _Reports(_NotSaved, FIFOScheduler):
         since, silent_at_most = self._heard[name]
         if time.monotonic() - since >= silent_at_most:  # it has ended itself: see `trial.Deadline`
             self._conductor.fail(name, f"no report for {silent_at_most:g} s (where it hung: logs/training.log)")
+        elif _killed_for_memory(trial):
+            told = f"batch_size {trial.config['config']['batch_size']}: the machine ran low on memory and Ray ended it"
+            self._conductor.give_back(name, told, INFEASIBLE)
         else:
             self._conductor.give_back(name, "its process ended without a word")
         self._tell(ended=True)
@@ -139,6 +145,12 @@ class _Reports(_NotSaved, FIFOScheduler):
             write_leaderboard(self._conductor)
             self._told, self._telling, self._news = since, time.monotonic() - since, False
         self._display.update(epoch)
+
+
+def _killed_for_memory(trial: Trial) -> bool:
+    """Whether Ray's memory monitor ended a trial's process, which it says in the error's text alone."""
+    path = trial.error_file
+    return path is not None and Path(path).is_file() and MEMORY_MONITOR in Path(path).read_text(errors="replace")
 
 
 class _Interrupt(_NotSaved, tune.Callback):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -293,3 +295,45 @@ def test_where_memory_runs_out_the_micro_batch_is_halved_and_the_batch_is_not(
     log = (tmp_path / "trials" / records["lr-00"].name / "logs" / "training.log").read_text()
     assert "effective batch 8" in log
     assert "from here on 4 images go through the network at once instead of 8; batch_size 8 is unchanged" in log
+
+
+MEMORY_SCRIPT = """
+import json, sys, time
+from pathlib import Path
+from phenoscape_tune.config import build_config
+from phenoscape_tune.evaluate.objective import METRICS
+from phenoscape_tune.search.cluster import start_ray
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.display import Display
+from phenoscape_tune.search.plan import make_plan
+from phenoscape_tune.search.runner import run_search
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.search.study import Study
+
+folder = Path(sys.argv[1])
+start_ray(1, verbose=False)
+space = build_space({
+    "parameters": {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-2}},
+    "budget": {"trials": 2}, "confirm": None, "max_failures": 0,
+})
+plan = make_plan(space, build_config({"warmup_epochs": 0}), 3, folder, METRICS["knn_accuracy"])
+conductor = Conductor(plan, Study(folder / "study.journal", space.parameters, seed=0))
+with Display(conductor, quiet=True, concurrent=1) as display:
+    run_search(conductor, display, 1, cpus=1, gpus=0.0, trial=lambda task: time.sleep(60))
+print(json.dumps([[record.status, record.reason] for record in conductor.records()]))
+"""
+
+
+def test_a_process_that_ray_ends_for_memory_is_infeasible(tmp_path: Path) -> None:
+    # A Ray of its own, which takes a machine that uses a hundredth of its memory for one that runs out of it.
+    environment = {**os.environ, "RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "200"}
+    ended = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert ended.returncode == 0, ended.stderr
+    told = "batch_size 32: the machine ran low on memory and Ray ended it, 1 time (max_failures: 0)"
+    assert json.loads(ended.stdout.splitlines()[-1]) == [["infeasible", told]] * 2
