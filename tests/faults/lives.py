@@ -25,7 +25,7 @@ TINY = [
     *("backbone=test_resnet.r160_in1k", "input_size=32", "stem=standard", "batch_size=8", "projection_dim=16"),
     *("num_workers=1", "accelerator=cpu", "max_epochs=50"),
 ]
-PATIENCE = 300  # seconds for what a busy machine may take to start Ray
+PATIENCE = 600  # seconds for what a busy machine may take to start Ray
 
 
 @dataclass(frozen=True)
