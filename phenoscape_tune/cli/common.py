@@ -35,7 +35,7 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
         print(f"error: {error}", file=sys.stderr)
         return INPUT_FAULT
     except KeyboardInterrupt:
-        print("interrupted before training began; run the same command again", file=sys.stderr)
+        print("interrupted before there was a result; run the same command again", file=sys.stderr)
         return INTERRUPTED
 
 

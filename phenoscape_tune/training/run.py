@@ -172,6 +172,9 @@ def load(run: Run, path: Path) -> None:
     saved = state.config.get("optimizer")
     if saved != run.config.optimizer:
         raise UserError(f"{path}: was trained with optimizer={saved}, not {run.config.optimizer}; leave it as it was")
+    now = run.config.to_mapping()
+    changed = [key for key, value in state.config.items() if key in now and now[key] != value and key != "out_dir"]
+    run.notes += [f"changed on purpose: {key} was {state.config[key]!r}, is {now[key]!r}" for key in changed]
     run.epoch, run.history = state.epoch, state.history
 
 

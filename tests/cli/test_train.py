@@ -64,6 +64,10 @@ def test_train_resume_and_refuse(birds: Path, tmp_path: Path, capsys: pytest.Cap
     assert run("--resume", last, "max_epochs=3") == 0
     printed = capsys.readouterr().out
     assert "goes on after epoch 2" in printed
+    assert [line for line in printed.splitlines() if line.startswith("changed")] == [
+        "changed on purpose: max_epochs was 2, is 3"
+    ]
+    assert "max_epochs was 2, is 3" in (folder / "logs" / "training.log").read_text()
     assert "epoch 3/3" in printed
 
     other = tmp_path / "other.yaml"
