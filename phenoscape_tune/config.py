@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.files import write_whole
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping, parse_scalar
 
 
@@ -465,4 +466,4 @@ def load_config(path: str | None, overrides: Mapping[str, Any] | None = None) ->
 
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write the resolved configuration as YAML that `load_config` reads back to an equal one."""
-    path.write_text(dump_mapping(config.to_mapping()), encoding="utf-8")
+    write_whole(path, dump_mapping(config.to_mapping()))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.files import seal_fault
 
 HUB_SECONDS = 5  # the hub's client by itself tries for most of a minute
 # Where a training script keeps the weights among other things, in timm's order.
@@ -87,6 +88,10 @@ def read_weights(path: Path) -> WeightsFile:
             "save a state dict with torch.save or as safetensors"
         ) from error
     state, config = _unwrap(content)
+    if isinstance(content, dict) and {"format", "optimizer", "history"} <= set(content):  # one of our own checkpoints
+        with path.open("rb") as opened:
+            if fault := seal_fault(opened):
+                raise UserError(f"weights: {path}: is damaged ({fault}); give another checkpoint of that run")
     if not state:
         raise UserError(f"weights: {path}: holds no tensors by name; save a model's state_dict()")
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}

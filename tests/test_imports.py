@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "phenoscape_tune"
 
 # From the ground up; a module imports from lower floors, and within its own folder.
 FLOORS = [
-    {"errors", "files", "versions"},
+    {"errors", "versions"},
+    {"files"},
     {"yaml_file"},
     {"config"},
     {"ranks"},

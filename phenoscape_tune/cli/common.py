@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from phenoscape_tune.config import TrainConfig, advice, build_config, find_file, load_config, merge, unsupported_keys
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.yaml_file import load_mapping
 
 DONE, OTHER_FAULT, INPUT_FAULT, INTERRUPTED = 0, 1, 2, 130
@@ -34,6 +34,9 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return INPUT_FAULT
+    except NoSpaceLeft as error:
+        print(f"error: {error}; free some and run the same command again", file=sys.stderr)
+        return OTHER_FAULT
     except KeyboardInterrupt:
         print("interrupted before there was a result; run the same command again", file=sys.stderr)
         return INTERRUPTED

@@ -29,6 +29,7 @@ class Devices:
     gpus: float
     total_gpus: int
     since: float  # when the command began to use them, by the monotonic clock
+    parameters: int = 0  # of the network, which was built once
     cards: tuple[Gpu, ...] = ()  # the GPUs with their memory, as far as the driver tells
 
     @property
@@ -54,8 +55,7 @@ def start_devices(args: argparse.Namespace, plan: Plan) -> Devices:
         raise UserError("budget.gpu_hours: no GPU is used here, so no time of one is ever spent; write hours")
     cards = tuple(visible_gpus()) if gpus else ()
     devices = Devices(*share_devices(cpus, gpus, args.concurrent, each), total_gpus=gpus, since=since, cards=cards)
-    check_on_worker(plan.base, min(devices.gpus, 1))
-    return devices
+    return replace(devices, parameters=check_on_worker(plan.base, min(devices.gpus, 1)))
 
 
 def measure_batch_sizes(plan: Plan, parts: Parts, devices: Devices, quiet: bool) -> Plan:

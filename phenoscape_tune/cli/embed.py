@@ -184,7 +184,10 @@ def find_checkpoint(path: Path) -> Path:
         )
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint or folder; give a run's folder, for example outputs/train")
-    raise UserError(f"{path}: holds no checkpoints/best.ckpt; give the folder of a run that finished an epoch")
+    raise UserError(
+        f"{path}: holds no checkpoints/best.ckpt; give the folder of a run that finished an epoch (a search keeps the "
+        "checkpoints of its best trials: keep)"
+    )
 
 
 def _open(path: Path, data_dir: str | None, overrides: dict[str, Any]) -> Trained:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -26,8 +27,9 @@ from phenoscape_tune.cli.common import (
 )
 from phenoscape_tune.cli.devices import batch_warnings
 from phenoscape_tune.config import TrainConfig, build_config, load_config, merge, parse_overrides, unsupported_keys
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
+from phenoscape_tune.training.disk import check_space, run_bytes
 from phenoscape_tune.training.gpus import visible_gpus
 from phenoscape_tune.yaml_file import dump_mapping
 
@@ -97,7 +99,8 @@ def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
     Raises UserError where a --config says something else than the run's own.
     """
     folder = resume.parent.parent
-    if not resume.is_file():
+    # Where the last one is gone, the one before takes its place.
+    if not resume.is_file() and not (resume.name == "last.ckpt" and resume.with_name("previous.ckpt").is_file()):
         raise UserError(f"--resume: {resume}: no such checkpoint")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"--resume: {folder}: holds no config.yaml, so {resume.name} is no checkpoint of a run there")
@@ -129,6 +132,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     from phenoscape_tune.cli.progress import show_training
     from phenoscape_tune.evaluate.objective import choose_metric
     from phenoscape_tune.model import check_backbone
+    from phenoscape_tune.training import checkpoint
     from phenoscape_tune.training.device import default_device
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.memory import OutOfMemory
@@ -140,12 +144,23 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     default_device(config)
     # Only now, with all that the user wrote checked, may an earlier run be deleted.
     if resume is None:
-        check_run(config, RunOptions(), parts, device_count(config))
+        needed = run_bytes(config, check_run(config, RunOptions(), parts, device_count(config)))
+        # What is overwritten is deleted first.
+        held = sum(path.stat().st_size for path in folder.glob("checkpoints/*.ckpt"))
+        check_space(folder, needed - held, "the run", "free some, or choose another out_dir")
         prepare_folder(folder, RUN_FILES)
-    last = folder / "checkpoints" / "last.ckpt"
+    last, notes = folder / "checkpoints" / checkpoint.LAST, []
+    if resume == last and (note := checkpoint.recover(last.parent)):
+        warn([note])
+        notes.append(note)
+    options = RunOptions(resume=resume, reported_epochs=config.max_epochs, notes=tuple(notes))
     try:
         with show_training(quiet):
-            rows = launch(config, lambda row: None, RunOptions(resume=resume, reported_epochs=config.max_epochs), parts)
+            rows = launch(config, lambda row: None, options, parts)
+    except NoSpaceLeft as error:
+        again = f"go on with:\n  {_resume_command(last)}" if last.is_file() else "run the same command with --overwrite"
+        print(f"error: {error}; free some, then {again}", file=sys.stderr)
+        return OTHER_FAULT
     except Diverged as error:
         advice = f"the loss is no longer a number; try a smaller lr (it was {config.lr:g})"
         print(f"error: {error}: {advice}", file=sys.stderr)
@@ -154,7 +169,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
         print(f"error: {error}", file=sys.stderr)
         return OTHER_FAULT
     except KeyboardInterrupt:
-        again = f"go on with:\n  python scripts/train.py --resume {last}" if last.is_file() else "no epoch was finished"
+        again = f"go on with:\n  {_resume_command(last)}" if last.is_file() else "no epoch was finished"
         print(f"\ninterrupted; {again}", file=sys.stderr)
         return INTERRUPTED
     final = rows[-1]
@@ -164,6 +179,10 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     )
     print(f"weights   {folder / 'checkpoints' / 'best.ckpt'}\nlook      tensorboard --logdir {folder}")
     return DONE
+
+
+def _resume_command(last: Path) -> str:
+    return f"python scripts/train.py --resume {shlex.quote(str(last))}"
 
 
 if __name__ == "__main__":

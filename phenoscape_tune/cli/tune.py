@@ -41,9 +41,10 @@ from phenoscape_tune.cli.saved_search import (
     write_search,
 )
 from phenoscape_tune.config import TrainConfig, unsupported_keys
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.search.space import SearchSpace
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
+from phenoscape_tune.training.disk import describe_bytes, free_bytes
 from phenoscape_tune.training.gpus import visible_gpus
 
 if TYPE_CHECKING:
@@ -119,6 +120,17 @@ def _tune(argv: Sequence[str]) -> int:
         if getattr(args, flag) is not None and getattr(args, flag) is not False:
             raise UserError(f"--{flag.replace('_', '-')}: does nothing in this version yet; leave it out")
     folder = search_folder(args)
+    try:
+        return _search(args, folder)
+    except NoSpaceLeft as error:
+        if not (folder / SEARCH_FILE).is_file():
+            raise
+        kept = "everything reported is kept. Free some, then go on with:"
+        print(f"error: {error}; {kept}\n  {resume_command(folder)}", file=sys.stderr)
+        return OTHER_FAULT
+
+
+def _search(args: argparse.Namespace, folder: Path) -> int:
     if args.resume or (args.resume_or_start and (folder / SEARCH_FILE).is_file()):
         return _resume(args, folder)
     space, base, max_epochs = resolve_search(args)
@@ -196,7 +208,9 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
         warn([str(error)])
         concurrent = args.concurrent or 1
     data = f"data: {base.data_dir or 'generated sample specimens'} (not looked at)"
-    print("\n".join(describe_plan(plan, describe_devices(gpus), data, concurrent, describe_memory(cards, share))))
+    disk = f"disk: {describe_bytes(free_bytes(folder))} free; what the search needs is told once its network is built"
+    told = [*describe_memory(cards, share), disk]
+    print("\n".join(describe_plan(plan, describe_devices(gpus), data, concurrent, told)))
     warn(unsupported_keys(base))
     warn_of_advice(base, args.quiet)
     if not args.quiet:
@@ -209,10 +223,14 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
 
 
 def _show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devices) -> None:
+    """Print the plan. Raises UserError where the disk has no room for it."""
+    from phenoscape_tune.search.disk import plan_disk
     from phenoscape_tune.search.display import describe_plan
 
+    need = plan_disk(plan, devices.parameters, devices.concurrent)
+    need.check()
     if not args.quiet:
-        memory = describe_memory(devices.cards, devices.gpus)
+        memory = [*describe_memory(devices.cards, devices.gpus), need.describe()]
         lines = describe_plan(plan, describe_devices(devices.total_gpus), parts.describe(), devices.concurrent, memory)
         print("\n".join(lines), flush=True)
         warn(batch_warnings(plan.space, plan.base, devices.memory_gib))
@@ -258,6 +276,7 @@ def _finish(conductor: Conductor) -> int:
     from phenoscape_tune.search.display import describe_outcome
     from phenoscape_tune.search.report import decide, write_best, write_leaderboard, write_summary
     from phenoscape_tune.search.report_page import write_report
+    from phenoscape_tune.search.retention import Retention
     from phenoscape_tune.search.tensorboard import write_pictures
 
     outcome = decide(conductor)
@@ -271,6 +290,7 @@ def _finish(conductor: Conductor) -> int:
         write_report(conductor, outcome)
         write_pictures(conductor, outcome)
         write_summary(conductor, outcome)
+    Retention(conductor).sweep(None if outcome is None else outcome.best.record.name)
     print("\n".join(["", *describe_outcome(conductor, outcome, best)]))
     return DONE if outcome else OTHER_FAULT
 

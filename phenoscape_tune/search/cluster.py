@@ -66,7 +66,7 @@ def count_gpus() -> int:
 
 
 @ray.remote
-def _check(config: dict[str, Any]) -> None:
+def _check(config: dict[str, Any]) -> int:
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -75,13 +75,17 @@ def _check(config: dict[str, Any]) -> None:
 
     resolved = build_config(config)
     default_device(resolved)
-    build_encoder(resolved, 3, [0.5] * 3, [0.25] * 3)
+    encoder = build_encoder(resolved, 3, [0.5] * 3, [0.25] * 3)
+    return sum(parameter.numel() for parameter in encoder.parameters())
 
 
-def check_on_worker(config: TrainConfig, gpus: float) -> None:
-    """Build the network once in a worker, which also loads what the trials need. Raises UserError as that does."""
+def check_on_worker(config: TrainConfig, gpus: float) -> int:
+    """Build the network once in a worker, which also loads what the trials need; returns its number of parameters.
+
+    Raises UserError as building does.
+    """
     try:
-        ray.get(_check.options(num_gpus=gpus).remote(config.to_mapping()))
+        return int(ray.get(_check.options(num_gpus=gpus).remote(config.to_mapping())))
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None

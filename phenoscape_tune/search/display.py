@@ -29,7 +29,10 @@ _SHOWN_ENDED = 12  # rows of ended trials in the live table: it must fit a scree
 
 
 def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int, memory: Sequence[str] = ()) -> list[str]:
-    """The plan, line by line; a line a stage begins `stage <n> <name>: <keys>`. `memory`: what is told of the GPUs'."""
+    """The plan, line by line; a line a stage begins `stage <n> <name>: <keys>`.
+
+    `memory`: lines on what is told of the GPUs' memory, and of the disk.
+    """
     lines = [f"search {plan.folder}"]
     if data:
         lines.append(data)
@@ -175,6 +178,11 @@ class Display:
                 self._told.add(record.name)
                 if self._live is None:
                     print(f"  {self._line(record)}; {self._remaining()}", flush=True)
+
+    def say(self, line: str) -> None:
+        """Tell a line about a trial."""
+        if not self._quiet:
+            self._console.print(Text(line), soft_wrap=True)
 
     def _line(self, record: TrialRecord) -> str:
         objective = "" if record.objective is None else f" objective {record.objective:.3f}"

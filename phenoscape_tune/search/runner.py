@@ -11,17 +11,20 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import phenoscape_tune.search.cluster  # noqa: F401  (first: it sets what Ray reads when it is imported)
 from phenoscape_tune.config import get_key
+from phenoscape_tune.errors import NoSpaceLeft
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.report import write_leaderboard
+from phenoscape_tune.search.retention import Retention
 from phenoscape_tune.search.study import INFEASIBLE
-from phenoscape_tune.search.trial import DIES, ENDED, run_trial
+from phenoscape_tune.search.trial import DIES, ENDED, FULL_DISK, NOTE, run_trial
 
 # isort: split
 from ray import tune
@@ -43,8 +46,9 @@ class _NotSaved:
 class _Suggestions(_NotSaved, Searcher):
     """Tune's searcher: hands out the conductor's tasks, at most `concurrent` at a time."""
 
-    def __init__(self, conductor: Conductor, concurrent: int, threads: int) -> None:
+    def __init__(self, conductor: Conductor, concurrent: int, threads: int, reports: _Reports) -> None:
         super().__init__(metric="objective", mode="max")
+        self._reports = reports
         self._conductor = conductor
         self._concurrent = concurrent
         self._threads = threads
@@ -54,7 +58,9 @@ class _Suggestions(_NotSaved, Searcher):
         # One more would be chosen before the running ones have taught anything.
         if len(conductor.live) >= self._concurrent:
             return None
-        task = conductor.next_task()
+        task = None
+        with self._reports.until_full():
+            task = conductor.next_task()
         if task is None:
             return Searcher.FINISHED if conductor.done else None
         return _task_mapping(conductor, task, self._threads)
@@ -95,17 +101,37 @@ class _Reports(_NotSaved, FIFOScheduler):
         super().__init__()
         self._conductor = conductor
         self._display = display
+        self._retention = Retention(conductor)
         self.interrupted = False
+        self.full_disk: NoSpaceLeft | None = None
         # When each running trial was last heard of, by the monotonic clock, and how long it may be silent.
         self._heard: dict[str, tuple[float, float]] = {}
         self._told, self._telling, self._news = -math.inf, 0.0, False  # of the leaderboard: when, how long, what is new
+
+    @contextmanager
+    def until_full(self) -> Iterator[None]:
+        """Within, a full disk interrupts the search: what Tune does about exceptions here is to end a trial."""
+        try:
+            yield
+        except NoSpaceLeft as error:
+            if not self.interrupted:
+                self.full_disk = error
+                signal.raise_signal(signal.SIGINT)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         self._hear(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        name = trial.config["name"]
         self._hear(trial)
+        with self.until_full():
+            return self._decide(trial.config["name"], result)
+        return TrialScheduler.STOP
+
+    def _decide(self, name: str, result: dict[str, Any]) -> str:
+        if result.get(ENDED) == FULL_DISK:
+            raise NoSpaceLeft(result["reason"])
+        if note := result.get(NOTE):
+            self._display.say(f"{name}: {note}")
         if ENDED in result:
             self._conductor.fail(name, result["reason"], result[ENDED])
             self._tell(ended=True)
@@ -120,14 +146,17 @@ class _Reports(_NotSaved, FIFOScheduler):
             return
         name = trial.config["name"]
         since, silent_at_most = self._heard[name]
-        if time.monotonic() - since >= silent_at_most:  # it has ended itself: see `trial.Deadline`
-            self._conductor.fail(name, f"no report for {silent_at_most:g} s (where it hung: logs/training.log)")
-        elif _killed_for_memory(trial):
-            told = f"batch_size {trial.config['config']['batch_size']}: the machine ran low on memory and Ray ended it"
-            self._conductor.give_back(name, told, INFEASIBLE)
-        else:
-            self._conductor.give_back(name, "its process ended without a word")
-        self._tell(ended=True)
+        with self.until_full():
+            if time.monotonic() - since >= silent_at_most:  # it has ended itself: see `trial.Deadline`
+                self._conductor.fail(name, f"no report for {silent_at_most:g} s (where it hung: logs/training.log)")
+            elif _killed_for_memory(trial):
+                told = (
+                    f"batch_size {trial.config['config']['batch_size']}: the machine ran low on memory and Ray ended it"
+                )
+                self._conductor.give_back(name, told, INFEASIBLE)
+            else:
+                self._conductor.give_back(name, "its process ended without a word")
+            self._tell(ended=True)
 
     def _hear(self, trial: Trial) -> None:
         self._heard[trial.config["name"]] = (time.monotonic(), trial.config["report_timeout"])
@@ -135,7 +164,8 @@ class _Reports(_NotSaved, FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         # A trial that ended by its reports is known; one that Tune ends by itself has stopped without a reason.
         if not self.interrupted:
-            self._conductor.fail(trial.config["name"], "its training function returned before its last epoch")
+            with self.until_full():
+                self._conductor.fail(trial.config["name"], "its training function returned before its last epoch")
 
     def _tell(self, ended: bool, epoch: bool = False) -> None:
         self._news = self._news or ended
@@ -143,6 +173,7 @@ class _Reports(_NotSaved, FIFOScheduler):
         # It is written whole each time: of a long search as often as that costs little beside the trials.
         if self._news and since - self._told >= self._telling / WRITING_SHARE:
             write_leaderboard(self._conductor)
+            self._retention.sweep()
             self._told, self._telling, self._news = since, time.monotonic() - since, False
         self._display.update(epoch)
 
@@ -191,6 +222,8 @@ def run_search(
 ) -> bool:
     """Run a search to its end. Returns False where it was interrupted; everything reported is in the study then.
 
+    Raises NoSpaceLeft where a disk is full, after an orderly end of all trials; they stay unfinished.
+
     Args:
         concurrent: trials side by side.
         cpus, gpus: what each trial reserves; its threads are as many as its CPUs.
@@ -203,7 +236,7 @@ def run_search(
         tuner = tune.Tuner(
             tune.with_resources(trial, {"cpu": cpus, "gpu": gpus}),
             tune_config=tune.TuneConfig(
-                search_alg=_Suggestions(conductor, concurrent, cpus),
+                search_alg=_Suggestions(conductor, concurrent, cpus, reports),
                 scheduler=reports,
                 num_samples=-1,
                 reuse_actors=True,
@@ -223,5 +256,7 @@ def run_search(
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+    if reports.full_disk is not None:
+        raise reports.full_disk
     write_leaderboard(conductor)
     return conductor.done

@@ -226,6 +226,7 @@ class SearchSpace(_Keys):
     max_failures: int = Field(2, ge=0)  # times that a trial whose process died goes on from its last checkpoint
     # Seconds without a report after which a trial is taken for hung; null: by the epochs that were measured.
     report_timeout: float | None = Field(None, gt=0)
+    keep: int = Field(5, ge=1)  # ended trials whose checkpoints are kept: the best ones (retention.py)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `build_space` reads back to an equal space."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,8 +20,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.evaluate.objective import trial_objective
+from phenoscape_tune.files import naming_full_disk
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, JOINT, Stage
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution
 from phenoscape_tune.search.space import Parameter
@@ -109,7 +111,7 @@ class Study:
     ) -> None:
         _drop_torn_line(path)
         try:
-            self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
+            self._storage = JournalStorage(_Journal(path))
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"{path}: a line of it is damaged ({type(error).__name__}: {error}), so the search cannot be resumed; "
@@ -342,7 +344,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
     if not path.is_file():
         raise UserError(f"{path}: is missing, so nothing is known of that search's trials")
     try:
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_JournalLock(path)))  # type: ignore[arg-type]
+        storage = JournalStorage(_Journal(path))
         studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
     except (ValueError, KeyError) as error:
         raise UserError(f"{path}: a line of it is damaged ({type(error).__name__}: {error})") from error
@@ -390,6 +392,23 @@ class _JournalLock:
 
     def release(self) -> None:
         self._lock.release()
+
+
+class _Journal(JournalFileBackend):
+    """The journal's file; a write that a full disk cuts off is taken back, for the next would fuse with it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), lock_obj=_JournalLock(path))  # type: ignore[arg-type]
+        self._path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        whole = self._path.stat().st_size
+        try:
+            with naming_full_disk(self._path.parent):
+                super().append_logs(logs)
+        except NoSpaceLeft:
+            os.truncate(self._path, whole)  # a search is its journal's only writer
+            raise
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -12,11 +12,14 @@ from ray import tune
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.data.parts import Parts, data_key, open_parts
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.files import naming_full_disk
 from phenoscape_tune.search.study import FAILED, INFEASIBLE
 
 # Keys of a trial's last words: how it ended, and whether its process is not to be used again.
 ENDED, DIES = "ended", "process_dies"
+FULL_DISK = "full disk"  # not an end of the trial, but of the search, which can be resumed
+NOTE = "note"  # key, in a report, of a line for the user
 
 
 # Of this process: finding and checking 100,000 files again would take seconds a trial.
@@ -78,27 +81,39 @@ def run_trial(task: dict[str, Any]) -> None:
     torch.set_num_threads(task["threads"])
     config = build_config(task["config"], task["name"])
     log = Path(config.out_dir) / "logs" / "training.log"
-    with Deadline(log, task["report_timeout"]) as deadline:
-        _train(task, config, deadline.report)
+    try:
+        with naming_full_disk(Path(config.out_dir)), Deadline(log, task["report_timeout"]) as deadline:
+            _train(task, config, deadline.report)
+    except NoSpaceLeft as error:
+        tune.report({ENDED: FULL_DISK, "reason": str(error)})
 
 
 def _train(task: dict[str, Any], config: TrainConfig, report: Callable[[dict[str, Any]], None]) -> None:
-    """Train, and say why where that cannot go on to its end."""
+    """Train, and say why where that cannot go on to its end. Raises NoSpaceLeft where the disk is full."""
+    from phenoscape_tune.training.checkpoint import find_last
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.memory import OutOfMemory
     from phenoscape_tune.training.run import Diverged, RunOptions
 
-    last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
+    resume, note = find_last(Path(config.out_dir) / "checkpoints") if task["resume"] else (None, None)
     options = RunOptions(
-        resume=last if task["resume"] and last.is_file() else None,
+        resume=resume,
         reported_epochs=task["reported_epochs"],
         test=task["test"],
         hparams=task["hparams"],
         metric=task["metric"],
         reference_seed=task["reference_seed"],
+        notes=(note,) if note else (),
     )
+    notes = [note] if note else []
+
+    def report_with_note(row: dict[str, Any]) -> None:
+        report({**row, NOTE: notes.pop()} if notes else row)
+
     try:
-        launch(config, report, options, _images(config))
+        launch(config, report_with_note, options, _images(config))
+    except NoSpaceLeft:
+        raise
     except (Diverged, UserError) as error:
         report({ENDED: FAILED, "reason": str(error)})
     except OutOfMemory as error:

@@ -1,4 +1,4 @@
-"""Checkpoints: written aside and renamed, loaded as plain tensors and values."""
+"""Checkpoints: written aside, sealed with a checksum and renamed; loaded as plain tensors and values."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.files import SealedWriter, naming_full_disk, removed_on_failure, seal_fault
 
-FORMAT = 1
+FORMAT = 2
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
 @dataclass
@@ -28,25 +30,44 @@ class State:
 
 
 def save(state: State, folder: Path, *, best: bool) -> None:
-    """Write `last.ckpt`, and make it `best.ckpt` too where it is the best so far.
+    """Write `last.ckpt`, keep the one before as `previous.ckpt`, and make it `best.ckpt` where it is the best so far.
 
-    A reader, or a run killed in the middle, sees the old file or the new one and never a part.
+    A reader, or a run killed in the middle, sees old files or new ones and never a part; at every moment one of last
+    and previous is whole. Raises NoSpaceLeft where the disk is full: all three are as they were, or newer.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / ".last.ckpt.tmp"
-    with aside.open("wb") as file:
-        torch.save({"format": FORMAT, **vars(state)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, folder / "last.ckpt")
-    if best:
-        aside = folder / ".best.ckpt.tmp"
-        aside.unlink(missing_ok=True)
+    aside = folder / f".{LAST}.tmp"
+    with naming_full_disk(folder), removed_on_failure(aside):
+        folder.mkdir(parents=True, exist_ok=True)
+        write({"format": FORMAT, **vars(state)}, aside)
+        if (folder / LAST).exists():
+            _put(folder / LAST, folder / PREVIOUS)
+        os.replace(aside, folder / LAST)
+        if best:
+            _put(folder / LAST, folder / BEST)
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Write a sealed file of tensors and plain values, to the disk. Raises OSError, also where torch hides it."""
+    with path.open("wb") as file:
+        sealed = SealedWriter(file)
         try:
-            os.link(folder / "last.ckpt", aside)  # the same bytes: no need to write them twice
+            torch.save(content, cast("IO[bytes]", sealed))
+        except Exception as error:
+            # A full disk is "unexpected pos" to torch.
+            raise sealed.error or error from None
+        sealed.seal()
+
+
+def _put(source: Path, target: Path) -> None:
+    """Give a file that is never written to again a second name, in the place of what had it."""
+    aside = target.with_name(f".{target.name}.tmp")
+    aside.unlink(missing_ok=True)
+    with removed_on_failure(aside):
+        try:
+            os.link(source, aside)  # the same bytes: no need to write them twice
         except OSError:
-            shutil.copyfile(folder / "last.ckpt", aside)
-        os.replace(aside, folder / "best.ckpt")
+            shutil.copyfile(source, aside)
+        os.replace(aside, target)
 
 
 def load(path: Path) -> State:
@@ -57,13 +78,69 @@ def load(path: Path) -> State:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            if fault := seal_fault(file):
+                raise UserError(
+                    f"{path}: is not a whole checkpoint of this project ({fault}); give another one, for example "
+                    f"{BEST} or {PREVIOUS} of the same run"
+                )
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f"{path}: is not a whole checkpoint of this project ({type(error).__name__}); give another one, for "
-            "example checkpoints/best.ckpt of the same run"
+            f"example {BEST} of the same run"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path}: is not a checkpoint of this project (format {FORMAT})")
     content.pop("format")
     return State(**content)
+
+
+def find_fault(path: Path) -> str | None:
+    """Why a file is no whole checkpoint; None where it is one, as far as its checksum tells."""
+    try:
+        with path.open("rb") as file:
+            return seal_fault(file)
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+
+
+def recover(folder: Path) -> str | None:
+    """Make sure that `last.ckpt` is whole, by the one before where it is damaged or missing.
+
+    Returns a line that says so, for the log and the user; None where nothing had to be done. Raises UserError where
+    neither is whole.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    fault = find_fault(last)
+    if fault is None:
+        return None
+    another = find_fault(previous)
+    if another is not None:
+        best = f"go on from {folder / BEST}, or " if find_fault(folder / BEST) is None else ""
+        raise UserError(
+            f"{last}: is no whole checkpoint ({fault}), and neither is {PREVIOUS} ({another}); {best}start anew"
+        )
+    epoch, existed = load(previous).epoch, last.exists()
+    # Under its name, all that goes on from the last one, now and later, finds a whole one.
+    with naming_full_disk(folder):
+        _put(previous, last)
+    state = f"damaged ({fault})" if existed else "missing"
+    return f"{LAST} is {state}: goes on from {PREVIOUS}, epoch {epoch}"
+
+
+def find_last(folder: Path) -> tuple[Path | None, str | None]:
+    """The checkpoint from which a search's trial goes on, and what had to be done for it.
+
+    None where it has to start anew: it has none yet, or none that is whole, which is said.
+    """
+    if not (folder / LAST).exists() and not (folder / PREVIOUS).exists():
+        return None, None
+    try:
+        return folder / LAST, recover(folder)
+    except UserError as error:
+        return None, f"starts anew from epoch 0: {error}"

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from phenoscape_tune import ranks
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.parts import Parts, open_parts
 from phenoscape_tune.evaluate.objective import trial_objective
+from phenoscape_tune.files import naming_full_disk
 from phenoscape_tune.training.advice import Advisor
 from phenoscape_tune.training.device import default_device
 from phenoscape_tune.training.device_use import DeviceUse
@@ -45,11 +47,16 @@ def train_simclr(
     `parts` are the configuration's images, where the caller has opened them already.
 
     Returns all rows. Raises Diverged where the loss becomes non-finite, UserError where the configuration does not fit
-    the data, OutOfMemory where it does not fit the device. `report` may raise to stop the run.
+    the data, OutOfMemory where it does not fit the device, NoSpaceLeft where the disk is full. `report` may raise to
+    stop the run.
     """
-    options = options or RunOptions()
-    run = start_run(config, device or default_device(config), options, parts or open_parts(config))
-    steps = run.batches.steps(run.parts.split.train)
+    options, parts = options or RunOptions(), parts or open_parts(config)
+    with naming_full_disk(Path(config.out_dir)):
+        return _train(start_run(config, device or default_device(config), options, parts), report, options)
+
+
+def _train(run: Run, report: Callable[[Row], None], options: RunOptions) -> list[Row]:
+    config, steps = run.config, run.batches.steps(run.parts.split.train)
     with (
         open_monitor(run.folder, options.hparams, run.epoch, steps) as monitor,
         run.gradient_step.naming_out_of_memory(),

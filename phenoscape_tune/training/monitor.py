@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from phenoscape_tune import ranks
+from phenoscape_tune.files import is_full_disk
 
 LOGGER = logging.getLogger("phenoscape_tune")
 # Every step, for whoever shows a bar: a record's `msg` is a Progress. None of it goes to a log.
@@ -61,6 +64,21 @@ class Monitor:
         """Augmented views (2B, C, S, S) in [0, 1] of one batch."""
 
 
+class _LogFile(logging.FileHandler):
+    """A log that raises where the disk is full; logging would print a traceback for every line, and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        error = sys.exc_info()[1]
+        if is_full_disk(error) and error is not None:
+            raise error
+        super().handleError(record)
+
+
+def _say_all_but_full_disk(thrown: threading.ExceptHookArgs) -> None:
+    if not is_full_disk(thrown.exc_value):
+        threading.__excepthook__(thrown)
+
+
 class RunMonitor(Monitor):
     """Writes `logs/training.log` and `logs/tensorboard/` of a run's folder.
 
@@ -73,28 +91,37 @@ class RunMonitor(Monitor):
     """
 
     def __init__(self, folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int, steps: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         logs = folder / "logs"
         (logs / "tensorboard").mkdir(parents=True, exist_ok=True)
-        self._file = logging.FileHandler(logs / "training.log", encoding="utf-8")
+        self._file = _LogFile(logs / "training.log", encoding="utf-8")
         self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
         self._file.setLevel(logging.INFO)
         self._level = LOGGER.level
         if not LOGGER.isEnabledFor(logging.INFO):
             LOGGER.setLevel(logging.INFO)
         LOGGER.addHandler(self._file)
-        earlier = _step_scalars(logs / "tensorboard", resumed_at * steps) if resumed_at else {}
-        self._board = SummaryWriter(str(logs / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+        # TensorBoard's thread passes its error on with the next call, and need not show it as well.
+        self._excepthook, threading.excepthook = threading.excepthook, _say_all_but_full_disk
+        try:
+            self._open_board(logs / "tensorboard", resumed_at, steps)
+            self._hparams_end: Any = None
+            if hparams:
+                self._write_hparams(hparams)
+        except BaseException:
+            self._release()
+            raise
+
+    def _open_board(self, folder: Path, resumed_at: int, steps: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        earlier = _step_scalars(folder, resumed_at * steps) if resumed_at else {}
+        self._board = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
         # What is purged is purged of all tags, and those of steps count higher than those of epochs.
         for tag, scalars in earlier.items():
             for scalar in scalars:
                 if scalar.step > resumed_at:
                     self._board.add_scalar(tag, scalar.value, scalar.step, scalar.wall_time)
         self._board.flush()
-        self._hparams_end: Any = None
-        if hparams:
-            self._write_hparams(hparams)
 
     def _write_hparams(self, hparams: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard.summary import hparams as summarise
@@ -113,13 +140,19 @@ class RunMonitor(Monitor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._hparams_end is not None:
-            self._write(self._hparams_end)
-        # The same process may run the next trial: its lines must not land in this one's log.
-        self._board.close()
+        try:
+            if self._hparams_end is not None:
+                self._write(self._hparams_end)
+            self._board.close()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        """The same process may run the next trial: its lines must not land in this one's log."""
         LOGGER.removeHandler(self._file)
-        self._file.close()
         LOGGER.setLevel(self._level)
+        threading.excepthook = self._excepthook
+        self._file.close()
 
     def step(self, epoch: int, step: int, steps: int, values: Mapping[str, float]) -> None:
         total = (epoch - 1) * steps + step

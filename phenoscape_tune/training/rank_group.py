@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from phenoscape_tune.config import TrainConfig
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.memory import OutOfMemory
 from phenoscape_tune.training.monitor import LOGGER, PROGRESS, Progress
 from phenoscape_tune.training.run import Diverged, Row, RunOptions
@@ -75,7 +76,7 @@ def run_ranks(
 
     def count_and_report(row: Row) -> None:
         nonlocal told
-        told += 1
+        told = max(told, row["epoch"])
         report(row)
 
     micro, automatic = options.micro_batch or config.batch_size, config.micro_batch_size == "auto"
@@ -87,9 +88,13 @@ def run_ranks(
             if not automatic or micro < SMALLEST:
                 raise
             log.warning("%s: the ranks start anew with %d images at a time", error, micro)
-            last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
-            resume = last if told > options.reported_epochs else options.resume
-            options = replace(options, resume=resume, reported_epochs=told, micro_batch=micro)
+            notes, resume = options.notes, options.resume
+            if told > options.reported_epochs:
+                resume = Path(config.out_dir) / "checkpoints" / checkpoint.LAST
+                if note := checkpoint.recover(resume.parent):
+                    log.warning("%s", note)
+                    notes = (*notes, note)
+            options = replace(options, resume=resume, reported_epochs=told, micro_batch=micro, notes=notes)
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,7 @@ def _portable(error: BaseException) -> BaseException:
     """The error, or where another process may not know it a RuntimeError that tells of it."""
     if isinstance(error, Diverged):
         return error
-    if isinstance(error, UserError | OutOfMemory | KeyboardInterrupt):
+    if isinstance(error, UserError | NoSpaceLeft | OutOfMemory | KeyboardInterrupt):
         return type(error)(str(error))
     first_line = (str(error).splitlines() or [""])[0]
     return RuntimeError(f"{type(error).__name__}: {first_line}"[:300])

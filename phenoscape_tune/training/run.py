@@ -56,6 +56,7 @@ class RunOptions:
         metric: the objective's name; auto: kNN accuracy where there are labels, else reference contrast.
         reference_seed: seed of the reference views; the same for all runs that are compared.
         micro_batch: images at once that `micro_batch_size: auto` starts with; None: a whole batch.
+        notes: lines on what was decided before the run had a log.
     """
 
     resume: Path | None = None
@@ -65,6 +66,7 @@ class RunOptions:
     metric: str = "auto"
     reference_seed: int = 0
     micro_batch: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -104,7 +106,7 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
     metric = _check(config, options, parts, ranks.world_size())
     be_deterministic(config.deterministic)
     encoder = _encoder(config, options, parts).to(device).to(memory_format=torch.channels_last)
-    notes: list[str] = []
+    notes = list(options.notes)
     encoder = adapt(encoder, config, device, notes.append)
     run = Run(
         config=config,
@@ -132,10 +134,15 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
     return run
 
 
-def check_run(config: TrainConfig, options: RunOptions, parts: Parts, devices: int) -> None:
-    """Raise the UserError that `start_run` would raise, before anything of an earlier run is deleted."""
+def check_run(config: TrainConfig, options: RunOptions, parts: Parts, devices: int) -> int:
+    """Raise the UserError that `start_run` would raise, before anything of an earlier run is deleted.
+
+    Returns the network's number of parameters.
+    """
     _check(config, options, parts, devices)
-    adapt(_encoder(config, options, parts), config, torch.device("cpu"), lambda note: None)
+    encoder = _encoder(config, options, parts)
+    adapt(encoder, config, torch.device("cpu"), lambda note: None)
+    return sum(parameter.numel() for parameter in encoder.parameters())
 
 
 def _check(config: TrainConfig, options: RunOptions, parts: Parts, devices: int) -> Metric:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from phenoscape_tune import ranks
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.launch import run_in_process
 from phenoscape_tune.training.memory import OutOfMemory
 from phenoscape_tune.training.run import Diverged, Row, RunOptions
@@ -59,5 +61,7 @@ def too_large(config: TrainConfig, report: Report, options: RunOptions) -> list[
         if epoch == 2 and (options.micro_batch or config.batch_size) > 4:
             raise OutOfMemory("out of memory")
         if os.environ["RANK"] == "0":
+            state = checkpoint.State({}, {}, {}, epoch)
+            checkpoint.save(state, Path(config.out_dir) / "checkpoints", best=False)
             report({"epoch": epoch, "micro_batch": options.micro_batch, "resume": str(options.resume)})
     return []

@@ -1,0 +1,237 @@
+"""Rows 15 and 16 of the faults: a disk that is full, and checkpoints that are damaged; through the commands."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from phenoscape_tune.search.study import read_trials
+from phenoscape_tune.training import checkpoint
+from phenoscape_tune.yaml_file import load_mapping
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+SMALL = (
+    "backbone=test_resnet.r160_in1k",
+    *("input_size=32", "stem=standard", "projection_dim=16", "batch_size=8", "num_workers=1", "accelerator=cpu"),
+)
+SPACE = """
+parameters:
+  lr: {type: loguniform, low: 1.0e-4, high: 1.0e-1}
+scheduler: {grace_epochs: 3, reduction_factor: 2}
+budget: {trials: 4, max_epochs: 4}
+confirm: null
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of so many megabytes; asked again, another size of the same one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def size(megabytes: int) -> Path:
+        nonlocal mounted
+        options = f"size={megabytes}m" + (",remount" if mounted else "")
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+        if made.returncode:
+            pytest.skip(f"mounting a small disk is refused here: {made.stderr.strip()}")
+        mounted = True
+        return folder
+
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command here")
+    yield size
+    if mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def run(script: str, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+
+
+def fill(folder: Path, left: int) -> Path:
+    """Fill a disk up to `left` bytes; what it is filled with can be removed."""
+    filler = folder / "filler"
+    free = shutil.disk_usage(folder).free
+    with filler.open("wb") as file:
+        file.write(b"\0" * max(0, free - left))
+    return filler
+
+
+def test_a_run_on_a_full_disk_says_so_keeps_its_checkpoints_and_goes_on(
+    birds: Path, small_disk: Callable[[int], Path]
+) -> None:
+    disk = small_disk(40)
+    folder = disk / "run"
+    train = (f"data_dir={birds}", f"out_dir={folder}", *SMALL, "--quiet")
+    assert run("train.py", *train, "max_epochs=3").returncode == 0
+    checkpoints = folder / "checkpoints"
+    kept = {path.name: checkpoint.load(path).epoch for path in checkpoints.iterdir()}
+    size = (checkpoints / "last.ckpt").stat().st_size
+    filler = fill(disk, left=size // 2)
+    # Room for logs, and none for a whole checkpoint.
+    ended = run("train.py", "--resume", checkpoints / "last.ckpt", "max_epochs=5", "--quiet")
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr and "Exception" not in ended.stderr
+    assert ended.stderr.count("No space left") == 1
+    assert f"No space left on the disk of {checkpoints}" in ended.stderr
+    assert f"python scripts/train.py --resume {checkpoints / 'last.ckpt'}" in ended.stderr
+    assert {path.name: checkpoint.load(path).epoch for path in checkpoints.iterdir()} == kept
+    assert load_mapping(folder / "config.yaml")["max_epochs"] == 5
+    filler.unlink()
+    assert run("train.py", "--resume", checkpoints / "last.ckpt", "--quiet").returncode == 0
+    assert checkpoint.load(checkpoints / "last.ckpt").epoch == 5
+
+
+def test_a_run_on_a_disk_without_room_for_its_log_says_so(birds: Path, small_disk: Callable[[int], Path]) -> None:
+    disk = small_disk(40)
+    folder = disk / "run"
+    train = (f"data_dir={birds}", f"out_dir={folder}", *SMALL, "--quiet")
+    assert run("train.py", *train, "max_epochs=1").returncode == 0
+    filler = fill(disk, left=0)
+    configuration = (folder / "config.yaml").read_text()
+    ended = run("train.py", "--resume", folder / "checkpoints" / "last.ckpt", "max_epochs=2", "--quiet")
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr and ended.stderr.count("No space left") == 1
+    assert str(folder) in ended.stderr
+    assert (folder / "config.yaml").read_text() == configuration
+    filler.unlink()
+    assert checkpoint.load(folder / "checkpoints" / "last.ckpt").epoch == 1
+
+
+def trials_of(folder: Path) -> dict[str, tuple[str, int]]:
+    return {record.name: (record.status, len(record.curve)) for record in read_trials(folder / "study.journal")}
+
+
+def test_a_search_on_a_full_disk_stops_whole_and_goes_on(
+    birds: Path, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    """Its disk is filled after the first trial's end: checkpoints do not fit, then not even the journal."""
+    disk = small_disk(60)
+    out, space = disk / "search", tmp_path / "lr.yaml"
+    space.write_text(SPACE)
+    command = [sys.executable, ROOT / "scripts" / "tune.py", "--space", space, "--out", out, "--concurrent", "1"]
+    command += [f"data_dir={birds}", *SMALL]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as search:
+        assert search.stdout is not None
+        for line in search.stdout:
+            if re.search(r"defaults-00-\w+ .*completed", line):
+                break
+        filler = fill(disk, left=100_000)
+        told, error = search.communicate(timeout=240)
+    assert search.returncode == 1, told + error
+    assert "Traceback" not in error and error.count("No space left") == 1, error
+    assert str(disk) in error and f"python scripts/tune.py --resume --out {out}" in error
+    before = trials_of(out)
+    assert ("completed", 4) in before.values() and "running" in {status for status, _ in before.values()}
+    for path in out.glob("trials/*/checkpoints/*.ckpt"):
+        assert checkpoint.find_fault(path) is None, path
+    # Not a byte for the journal either: the same end.
+    filler.unlink()
+    filler = fill(disk, left=0)
+    ended = run("tune.py", "--resume", "--out", out, "--concurrent", "1")
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr and ended.stderr.count("No space left") == 1, ended.stderr
+    assert trials_of(out) == before
+    filler.unlink()
+    assert run("tune.py", "--resume", "--out", out, "--concurrent", "1").returncode == 0
+    after = trials_of(out)
+    assert {status for status, _ in after.values()} <= {"completed", "pruned"}
+    assert len(after) == 4 and set(before) <= set(after)
+    assert all(after[name] == known for name, known in before.items() if known[0] == "completed")
+    with (out / "leaderboard.csv").open() as file:
+        assert {row["trial"] for row in csv.DictReader(file)} == set(after)
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0x10
+    path.unlink()
+    path.write_bytes(content)
+
+
+def test_a_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(birds: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    train = (f"data_dir={birds}", f"out_dir={folder}", *SMALL, "--quiet")
+    assert run("train.py", *train, "max_epochs=3").returncode == 0
+    last = folder / "checkpoints" / "last.ckpt"
+    whole = checkpoint.load(last).history
+    damage(last)
+    ended = run("train.py", "--resume", last, "--quiet")
+    assert ended.returncode == 0, ended.stderr
+    line = r"last\.ckpt is damaged \(its content does not match its checksum\): goes on from previous\.ckpt, epoch 2"
+    assert re.search(line, ended.stderr)
+    assert re.search(line, (folder / "logs" / "training.log").read_text())
+    history = checkpoint.load(last).history
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["train_loss"] == pytest.approx(whole[-1]["train_loss"], rel=1e-4)
+    damage(last)
+    damage(last.with_name("previous.ckpt"))
+    ended = run("train.py", "--resume", last, "--quiet")
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert "neither is previous.ckpt" in ended.stderr and "best.ckpt" in ended.stderr
+
+
+def wait_for_two_running(out: Path, search: subprocess.Popen[str]) -> list[str]:
+    """The names of two trials that run side by side and have both reported three epochs."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and search.poll() is None:
+        known = trials_of(out) if (out / "study.journal").exists() else {}
+        found = [name for name, (status, epochs) in known.items() if status == "running" and epochs >= 3]
+        if len(found) == 2:
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"no two trials ran side by side: {trials_of(out)}")
+
+
+def wait_until_still(folder: Path) -> None:
+    seen, since = None, time.monotonic()
+    while time.monotonic() - since < 3:
+        now = {path.name: path.stat().st_mtime_ns for path in folder.glob("*")}
+        if now != seen:
+            seen, since = now, time.monotonic()
+        time.sleep(0.1)
+
+
+def test_a_search_with_damaged_checkpoints_goes_on_and_says_how(birds: Path, tmp_path: Path) -> None:
+    """Two trials are cut off by SIGKILL; one has lost its last checkpoint, the other both."""
+    out, space = tmp_path / "search", tmp_path / "lr.yaml"
+    space.write_text(SPACE)
+    command = [sys.executable, ROOT / "scripts" / "tune.py", "--space", space, "--out", out, "--concurrent", "2"]
+    command += [f"data_dir={birds}", *SMALL, "--max-epochs", "25", "--trials", "3"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as search:
+        cut_off = wait_for_two_running(out, search)
+        search.kill()
+    for name in cut_off:  # their processes end with the driver's
+        wait_until_still(out / "trials" / name / "checkpoints")
+    first, second = cut_off
+    folders = [out / "trials" / name / "checkpoints" for name in cut_off]
+    damage(folders[0] / "last.ckpt")
+    for name in ("last.ckpt", "previous.ckpt"):
+        damage(folders[1] / name)
+    before = trials_of(out)
+    ended = run("tune.py", "--resume", "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    told = re.sub(r"\s+", " ", ended.stdout)
+    assert re.search(rf"{first}: last\.ckpt is damaged \(.*?\): goes on from previous\.ckpt, epoch \d+", told)
+    assert re.search(rf"{second}: starts anew from epoch 0: .*neither is previous\.ckpt", told)
+    after = trials_of(out)
+    assert {status for status, _ in after.values()} <= {"completed", "pruned"}
+    for name in cut_off:
+        assert after[name][1] >= before[name][1]
+        epochs = [row["epoch"] for row in checkpoint.load(out / "trials" / name / "checkpoints" / "last.ckpt").history]
+        assert epochs == list(range(1, len(epochs) + 1))
+    assert "starts anew" in (out / "trials" / second / "logs" / "training.log").read_text()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driver import Driver, make_plan, open_conductor
+
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.report import decide
+from phenoscape_tune.search.retention import Retention, kept_at_most
+
+FILES = {"last.ckpt", "previous.ckpt", "best.ckpt"}
+
+
+def checkpoints(folder: Path) -> dict[str, set[str]]:
+    """Of each trial that has any, the names of its checkpoints."""
+    found: dict[str, set[str]] = {}
+    for path in folder.glob("trials/*/checkpoints/*"):
+        found.setdefault(path.parent.parent.name, set()).add(path.name)
+    return found
+
+
+def write_checkpoints(folder: Path, name: str) -> None:
+    own = folder / "trials" / name / "checkpoints"
+    own.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        (own / file).touch()
+    (own.parent / "test_scores.csv").touch()
+
+
+def search_with_files(folder: Path, most: int | None = None, **space: Any) -> Iterator[tuple[Conductor, Retention]]:
+    """Run a search whose trials write checkpoints before each report, with a sweep after each end."""
+    conductor = open_conductor(make_plan(folder, **space))
+    retention, ended = Retention(conductor), 0
+    driver = Driver(conductor)
+    objective = driver.objective
+    names: list[str] = []
+
+    def learn(config: Any, epoch: int) -> Any:
+        names.append(Path(config.out_dir).name)
+        write_checkpoints(folder, names[-1])
+        return objective(config, epoch)
+
+    driver.objective = learn
+    for number, _ in enumerate(driver.reports(), start=1):
+        now = sum(record.ended for record in conductor.records())
+        if now > ended:
+            ended = now
+            retention.sweep()
+        yield conductor, retention
+        if number == most:
+            return
+
+
+def test_a_search_never_has_more_checkpoints_than_its_best_and_its_running_trials(tmp_path: Path) -> None:
+    conductor = None
+    for conductor, _ in search_with_files(tmp_path, keep=3):
+        ended = {record.name for record in conductor.records() if record.ended}
+        own = checkpoints(tmp_path)
+        assert len(own.keys() & ended) <= kept_at_most(3, conductor.plan.top_k)
+        assert own.keys() - ended == conductor.live.keys() & own.keys()
+        for name in own.keys() & ended:
+            assert own[name] == {"last.ckpt", "best.ckpt"}
+        for name in conductor.live.keys() & own.keys():
+            assert own[name] == FILES  # it may have to be resumed
+    assert conductor is not None and conductor.done
+    outcome = decide(conductor)
+    assert outcome is not None and conductor.baseline is not None
+    Retention(conductor).sweep(outcome.best.record.name)
+    best = [record.name for record in conductor.ranked()[:3]]
+    assert checkpoints(tmp_path).keys() == {*best, conductor.baseline.name, outcome.best.record.name}
+    # All else that a trial wrote stays.
+    assert len(list(tmp_path.glob("trials/*/test_scores.csv"))) == len(conductor.records())
+
+
+def test_the_candidates_of_the_confirmation_are_kept_until_one_of_them_has_won(tmp_path: Path) -> None:
+    conductor = None
+    for conductor, _ in search_with_files(tmp_path, keep=1, confirm={"top_k": 4, "seeds": 1}):
+        if conductor.stage.name == "confirm" and not conductor.done:
+            candidates = {record.name for record in conductor.ranked()[:4]}
+            assert candidates <= checkpoints(tmp_path).keys()
+    assert conductor is not None
+    outcome = decide(conductor)
+    assert outcome is not None and conductor.baseline is not None
+    Retention(conductor).sweep(outcome.best.record.name)
+    best = conductor.ranked()[0].name
+    assert checkpoints(tmp_path).keys() == {best, conductor.baseline.name, outcome.best.record.name}
+
+
+def test_a_resumed_search_sweeps_what_was_left_and_needs_none_of_what_is_gone(tmp_path: Path) -> None:
+    unbroken = list(search_with_files(tmp_path / "unbroken", keep=1))[-1][0]
+    first = list(search_with_files(tmp_path / "broken", most=40, keep=1))[-1][0]
+    assert not first.done
+    # Killed before its last sweep: an ended trial still has its files.
+    left = next(record.name for record in first.records() if record.status == "pruned")
+    write_checkpoints(tmp_path / "broken", left)
+    resumed = list(search_with_files(tmp_path / "broken", keep=1))[-1][0]
+    assert resumed.done
+    assert left not in checkpoints(tmp_path / "broken")
+    assert [r.values for r in resumed.ranked()] == pytest.approx([r.values for r in unbroken.ranked()])
+
+
+def test_what_is_not_ours_stays_and_what_cannot_be_removed_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor = list(search_with_files(tmp_path, keep=1))[-1][0]
+    pruned = [record.name for record in conductor.records() if record.status == "pruned"]
+    write_checkpoints(tmp_path, pruned[0])
+    own = tmp_path / "trials" / pruned[0] / "checkpoints"
+    (own / "notes.txt").touch()
+    Retention(conductor).sweep()
+    assert [path.name for path in own.iterdir()] == ["notes.txt"]
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    Retention(conductor).sweep()
+    assert "could not be removed (Permission denied)" in caplog.text
