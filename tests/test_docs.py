@@ -13,7 +13,7 @@ import pytest
 from phenoscape_tune.config import known_keys, load_config
 
 ROOT = Path(__file__).parent.parent
-FAULTS = 14  # of docs/guarantees.md so far
+FAULTS = 16  # of docs/guarantees.md so far
 GUIDE = (Path(__file__).parent / "training-guide.md").read_text(encoding="utf-8")
 
 

@@ -224,7 +224,7 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
 
 def _show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devices) -> None:
     """Print the plan. Raises UserError where the disk has no room for it."""
-    from phenoscape_tune.search.disk import plan_disk
+    from phenoscape_tune.search.disk_plan import plan_disk
     from phenoscape_tune.search.display import describe_plan
 
     need = plan_disk(plan, devices.parameters, devices.concurrent)

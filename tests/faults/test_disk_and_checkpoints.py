@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from phenoscape_tune.cli.train import main
 from phenoscape_tune.search.study import read_trials
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.yaml_file import load_mapping
@@ -56,9 +57,24 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def run(script: str, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
+def tune(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "tune.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+
+
+Train = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def train(capfd: pytest.CaptureFixture[str]) -> Train:
+    """Runs train.py in this process, which has loaded torch; returns its exit code and what it said of faults."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        capfd.readouterr()
+        code = main([*map(str, arguments), "--quiet"])
+        return code, capfd.readouterr().err
+
+    return run
 
 
 def fill(folder: Path, left: int) -> Path:
@@ -71,41 +87,43 @@ def fill(folder: Path, left: int) -> Path:
 
 
 def test_a_run_on_a_full_disk_says_so_keeps_its_checkpoints_and_goes_on(
-    birds: Path, small_disk: Callable[[int], Path]
+    birds: Path, small_disk: Callable[[int], Path], train: Train
 ) -> None:
     disk = small_disk(40)
     folder = disk / "run"
-    train = (f"data_dir={birds}", f"out_dir={folder}", *SMALL, "--quiet")
-    assert run("train.py", *train, "max_epochs=3").returncode == 0
+    start = (f"data_dir={birds}", f"out_dir={folder}", *SMALL)
+    assert train(*start, "max_epochs=3")[0] == 0
     checkpoints = folder / "checkpoints"
     kept = {path.name: checkpoint.load(path).epoch for path in checkpoints.iterdir()}
     size = (checkpoints / "last.ckpt").stat().st_size
     filler = fill(disk, left=size // 2)
     # Room for logs, and none for a whole checkpoint.
-    ended = run("train.py", "--resume", checkpoints / "last.ckpt", "max_epochs=5", "--quiet")
-    assert ended.returncode == 1
-    assert "Traceback" not in ended.stderr and "Exception" not in ended.stderr
-    assert ended.stderr.count("No space left") == 1
-    assert f"No space left on the disk of {checkpoints}" in ended.stderr
-    assert f"python scripts/train.py --resume {checkpoints / 'last.ckpt'}" in ended.stderr
+    code, error = train("--resume", checkpoints / "last.ckpt", "max_epochs=5")
+    assert code == 1
+    assert "Traceback" not in error and "Exception" not in error
+    assert error.count("No space left") == 1
+    assert f"No space left on the disk of {checkpoints}" in error
+    assert f"python scripts/train.py --resume {checkpoints / 'last.ckpt'}" in error
     assert {path.name: checkpoint.load(path).epoch for path in checkpoints.iterdir()} == kept
     assert load_mapping(folder / "config.yaml")["max_epochs"] == 5
     filler.unlink()
-    assert run("train.py", "--resume", checkpoints / "last.ckpt", "--quiet").returncode == 0
+    assert train("--resume", checkpoints / "last.ckpt")[0] == 0
     assert checkpoint.load(checkpoints / "last.ckpt").epoch == 5
 
 
-def test_a_run_on_a_disk_without_room_for_its_log_says_so(birds: Path, small_disk: Callable[[int], Path]) -> None:
+def test_a_run_on_a_disk_without_room_for_its_log_says_so(
+    birds: Path, small_disk: Callable[[int], Path], train: Train
+) -> None:
     disk = small_disk(40)
     folder = disk / "run"
-    train = (f"data_dir={birds}", f"out_dir={folder}", *SMALL, "--quiet")
-    assert run("train.py", *train, "max_epochs=1").returncode == 0
+    start = (f"data_dir={birds}", f"out_dir={folder}", *SMALL)
+    assert train(*start, "max_epochs=1")[0] == 0
     filler = fill(disk, left=0)
     configuration = (folder / "config.yaml").read_text()
-    ended = run("train.py", "--resume", folder / "checkpoints" / "last.ckpt", "max_epochs=2", "--quiet")
-    assert ended.returncode == 1
-    assert "Traceback" not in ended.stderr and ended.stderr.count("No space left") == 1
-    assert str(folder) in ended.stderr
+    code, error = train("--resume", folder / "checkpoints" / "last.ckpt", "max_epochs=2")
+    assert code == 1
+    assert "Traceback" not in error and error.count("No space left") == 1
+    assert str(folder) in error
     assert (folder / "config.yaml").read_text() == configuration
     filler.unlink()
     assert checkpoint.load(folder / "checkpoints" / "last.ckpt").epoch == 1
@@ -141,12 +159,12 @@ def test_a_search_on_a_full_disk_stops_whole_and_goes_on(
     # Not a byte for the journal either: the same end.
     filler.unlink()
     filler = fill(disk, left=0)
-    ended = run("tune.py", "--resume", "--out", out, "--concurrent", "1")
+    ended = tune("--resume", "--out", out, "--concurrent", "1")
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr and ended.stderr.count("No space left") == 1, ended.stderr
     assert trials_of(out) == before
     filler.unlink()
-    assert run("tune.py", "--resume", "--out", out, "--concurrent", "1").returncode == 0
+    assert tune("--resume", "--out", out, "--concurrent", "1").returncode == 0
     after = trials_of(out)
     assert {status for status, _ in after.values()} <= {"completed", "pruned"}
     assert len(after) == 4 and set(before) <= set(after)
@@ -162,27 +180,29 @@ def damage(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(birds: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(
+    birds: Path, tmp_path: Path, train: Train
+) -> None:
     folder = tmp_path / "run"
-    train = (f"data_dir={birds}", f"out_dir={folder}", *SMALL, "--quiet")
-    assert run("train.py", *train, "max_epochs=3").returncode == 0
+    start = (f"data_dir={birds}", f"out_dir={folder}", *SMALL)
+    assert train(*start, "max_epochs=3")[0] == 0
     last = folder / "checkpoints" / "last.ckpt"
     whole = checkpoint.load(last).history
     damage(last)
-    ended = run("train.py", "--resume", last, "--quiet")
-    assert ended.returncode == 0, ended.stderr
+    code, error = train("--resume", last)
+    assert code == 0, error
     line = r"last\.ckpt is damaged \(its content does not match its checksum\): goes on from previous\.ckpt, epoch 2"
-    assert re.search(line, ended.stderr)
+    assert re.search(line, error)
     assert re.search(line, (folder / "logs" / "training.log").read_text())
     history = checkpoint.load(last).history
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["train_loss"] == pytest.approx(whole[-1]["train_loss"], rel=1e-4)
     damage(last)
     damage(last.with_name("previous.ckpt"))
-    ended = run("train.py", "--resume", last, "--quiet")
-    assert ended.returncode == 2
-    assert "Traceback" not in ended.stderr
-    assert "neither is previous.ckpt" in ended.stderr and "best.ckpt" in ended.stderr
+    code, error = train("--resume", last)
+    assert code == 2
+    assert "Traceback" not in error
+    assert "neither is previous.ckpt" in error and "best.ckpt" in error
 
 
 def wait_for_two_running(out: Path, search: subprocess.Popen[str]) -> list[str]:
@@ -223,7 +243,7 @@ def test_a_search_with_damaged_checkpoints_goes_on_and_says_how(birds: Path, tmp
     for name in ("last.ckpt", "previous.ckpt"):
         damage(folders[1] / name)
     before = trials_of(out)
-    ended = run("tune.py", "--resume", "--out", out)
+    ended = tune("--resume", "--out", out)
     assert ended.returncode == 0, ended.stderr
     told = re.sub(r"\s+", " ", ended.stdout)
     assert re.search(rf"{first}: last\.ckpt is damaged \(.*?\): goes on from previous\.ckpt, epoch \d+", told)

@@ -237,6 +237,7 @@ def test_a_key_that_stands_twice_is_refused_with_its_lines(tmp_path: Path) -> No
         ({"parameters": {"lr": LR}, "scheduler": {"reduction_factor": 1}}, "scheduler.reduction_factor: 1"),
         ({"parameters": {"lr": LR}, "scheduler": {"grace_epochs": 0}}, "scheduler.grace_epochs: 0"),
         ({"parameters": {"lr": LR}, "objective": {"metrics": "auto"}}, "did you mean 'metric'?"),
+        ({"parameters": {"lr": LR}, "keep": 0}, "keep: 0 is not valid"),
         ({"parameters": {"lr": LR}, "max_failures": -1}, "max_failures: -1 is not valid"),
         ({"parameters": {"lr": LR}, "report_timeout": 0}, "report_timeout: 0 is not valid"),
         ({"parameters": {"lr": LR}, "extend": "perhaps"}, "extend: 'perhaps' is not valid"),

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import (
@@ -64,6 +66,25 @@ def report_all(study: Study, record: TrialRecord, values: list[float]) -> TrialR
 
 
 # States
+
+
+def test_a_full_disk_takes_a_half_written_line_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "study.journal"
+    study = open_study(tmp_path)
+    record = study.ask(LR, {})
+    before, sync = path.read_bytes(), os.fsync
+
+    def half(number: int) -> None:
+        os.truncate(path, len(before) + 20)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", half)
+    with pytest.raises(NoSpaceLeft, match=f"No space left on the disk of {tmp_path}"):
+        study.report(record, {"epoch": 1, "objective": 0.5, "seconds": 1.0})
+    assert path.read_bytes() == before
+    # Once there is space, the same study goes on.
+    monkeypatch.setattr(os, "fsync", sync)
+    assert study.report(record, {"epoch": 1, "objective": 0.5, "seconds": 1.0}).curve == (0.5,)
 
 
 def test_a_completed_trial_has_the_mean_of_its_last_three_evaluations(tmp_path: Path) -> None:

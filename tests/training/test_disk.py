@@ -24,7 +24,7 @@ def test_the_estimate_is_what_a_run_leaves(tiny: Callable[..., TrainConfig], opt
     parameters = sum(value.numel() for key, value in load(last).model.items() if not key.endswith(buffers))
     assert last.stat().st_size == pytest.approx(checkpoint_bytes(config, parameters), rel=0.02)
     logs = sum(path.stat().st_size for path in (folder / "logs").rglob("*") if path.is_file())
-    assert logs <= log_bytes(config) <= 3 * logs
+    assert logs <= log_bytes(config) <= 5 * logs
     held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert held <= run_bytes(config, parameters)
 

@@ -8,7 +8,7 @@ import pytest
 from driver import make_plan
 
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.disk import plan_disk
+from phenoscape_tune.search.disk_plan import plan_disk
 
 
 def test_the_need_is_of_the_running_and_the_kept_trials_and_does_not_grow_with_their_number(tmp_path: Path) -> None:
