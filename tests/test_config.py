@@ -509,3 +509,33 @@ def test_a_warm_up_that_leaves_no_cosine_is_refused(values: dict[str, Any]) -> N
 def test_text_on_the_command_line_is_taken_as_it_stands() -> None:
     values = parse_overrides(["background=#808080", "data_dir=2024", "weights=null", "out_dir=1e5", "lr=1e-4"])
     assert values == {"background": "#808080", "data_dir": "2024", "weights": None, "out_dir": "1e5", "lr": 1e-4}
+
+
+# ---- whatever a file may hold ----
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**30), 10**30)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["auto", "DEFAULT", "../../etc", "\0", "1e-4", "resnet18", "a" * 5000]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+KEYS = st.sampled_from(sorted({part for key in known_keys() for part in (key, key.split(".")[0])})) | st.text(
+    max_size=6
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(KEYS, JUNK | st.dictionaries(st.sampled_from(["cj_strength", "monitor", "x"]), JUNK), max_size=6)
+)
+def test_any_mapping_is_a_configuration_or_a_user_error(values: dict[str, Any]) -> None:
+    try:
+        config = build_config(values, "some.yaml")
+    except UserError as error:
+        assert str(error).startswith("some.yaml: ")  # noqa: PT017
+        return
+    assert build_config(config.to_mapping()) == config

@@ -4,6 +4,7 @@ Whatever Pillow would clip, wrap or drop without a word (16-bit grey, float, cha
 here.
 """
 
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,9 @@ def fit(image: np.ndarray, size: int, resize: str, background: Colour) -> np.nda
 
 def _check_file(path: Path) -> dict[int, tuple[int, ...]]:
     """The TIFF tags that say what the channels are (empty for other formats); refuses what Pillow would drop."""
+    # A pipe that a link leads to would be waited for, and a device never ends.
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnreadableImage("not a file of data")
     with path.open("rb") as file:
         head = file.read(8)
         if not head:

@@ -5,6 +5,7 @@ The journal is the one source of truth: leaderboard, rungs and resume are read f
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -23,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.files import naming_full_disk
+from phenoscape_tune.search.journal_check import check_trials, naming_damage
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, JOINT, Stage
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution
 from phenoscape_tune.search.space import Parameter
@@ -110,13 +112,12 @@ class Study:
         within: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         _drop_torn_line(path)
-        try:
+        with naming_damage(
+            path,
+            ", so the search cannot be resumed; restore the file from a backup, or start anew with --overwrite",
+        ):
             self._storage = JournalStorage(_Journal(path))
-        except (ValueError, KeyError) as error:
-            raise UserError(
-                f"{path}: a line of it is damaged ({type(error).__name__}: {error}), so the search cannot be resumed; "
-                "restore the file from a backup, or start anew with --overwrite"
-            ) from error
+            check_trials(self._storage, _STATE_OF)
         self._parameters = parameters
         self._within = within or {}
         self._seed = seed
@@ -343,17 +344,16 @@ def read_trials(path: Path) -> list[TrialRecord]:
     """All trials of a journal, of all its stages, without writing to it. Raises UserError where it cannot be read."""
     if not path.is_file():
         raise UserError(f"{path}: is missing, so nothing is known of that search's trials")
-    try:
-        storage = JournalStorage(_Journal(path))
-        studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path}: a line of it is damaged ({type(error).__name__}: {error})") from error
     found = []
-    for summary in sorted(studies, key=lambda each: each.study_name):
-        stage = summary.study_name.split("-", 1)[1]
-        for trial in storage.get_all_trials(summary._study_id, deepcopy=False):
-            if "name" in trial.user_attrs and not trial.user_attrs.get("warm"):
-                found.append(_record(stage, trial))
+    with naming_damage(path):
+        storage = JournalStorage(_Journal(path))
+        check_trials(storage, _STATE_OF)
+        studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
+        for summary in sorted(studies, key=lambda each: each.study_name):
+            stage = summary.study_name.split("-", 1)[1]
+            for trial in storage.get_all_trials(summary._study_id, deepcopy=False):
+                if "name" in trial.user_attrs and not trial.user_attrs.get("warm"):
+                    found.append(_record(stage, trial))
     return found
 
 
@@ -418,9 +418,20 @@ def _drop_torn_line(path: Path) -> None:
     with FileLock(f"{path}.lock"), path.open("rb+") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1
+        # Optuna passes over a last line that is no JSON, and no longer once another follows it.
+        while whole and not _is_json(content[content.rfind(b"\n", 0, whole - 1) + 1 : whole]):
+            whole = content.rfind(b"\n", 0, whole - 1) + 1
         if whole < len(content):
             log.warning("%s: dropped a torn last line of %d bytes", path, len(content) - whole)
             file.truncate(whole)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def confirm_stage(number: int, trials: int) -> Stage:

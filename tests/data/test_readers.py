@@ -1,11 +1,18 @@
+import contextlib
+import os
+import resource
 import struct
+import time
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from phenoscape_tune.data.readers import UnreadableImage, fit, image_size, read_image
@@ -332,3 +339,96 @@ def test_resize_antialiases_and_survives_extreme_shapes() -> None:
         assert fit(np.zeros((3, 1, 500), dtype=np.uint8), 16, resize, GREY).shape == (3, 16, 16)
     with pytest.raises(ValueError, match="resize must be"):
         fit(np.zeros((3, 4, 4), dtype=np.uint8), 16, "stretch", GREY)
+
+
+# ---- files that mean harm ----
+
+
+def test_a_link_to_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, target in {"a.png": tmp_path / "pipe", "b.png": Path("/dev/zero"), "c.png": Path("/dev/stdin")}.items():
+        (tmp_path / name).symlink_to(target)
+        for read in (lambda path: read_image(path, GREY), image_size):
+            with pytest.raises(UnreadableImage):
+                read(tmp_path / name)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+
+
+def encoded(format: str, mode: str = "RGB", **options: object) -> bytes:
+    """A small image of a kind, with an EXIF orientation where the format has room for it."""
+    buffer = BytesIO()
+    image = Image.fromarray(NOISE[..., 0].astype(np.float32) / 255) if mode == "F" else Image.fromarray(NOISE)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    told = {"exif": exif} if format in ("JPEG", "PNG", "WEBP") else {}
+    (image if mode == "F" else image.convert(mode)).save(buffer, format, **told, **options)
+    return buffer.getvalue()
+
+
+SOUND = {
+    "JPEG": [encoded("JPEG"), encoded("JPEG", progressive=True), encoded("JPEG", "CMYK"), encoded("JPEG", "L")],
+    "PNG": [encoded("PNG"), encoded("PNG", "P"), encoded("PNG", "RGBA"), encoded("PNG", "I;16")],
+    "WEBP": [encoded("WEBP"), encoded("WEBP", "RGBA", lossless=True)],
+    "BMP": [encoded("BMP"), encoded("BMP", "P")],
+    "GIF": [encoded("GIF", "P")],
+    "TIFF": [
+        *(encoded("TIFF", compression=kind) for kind in (None, "tiff_lzw", "tiff_deflate", "jpeg", "packbits")),
+        *(encoded("TIFF", "F"), encoded("TIFF", "LAB"), encoded("TIFF", "1", compression="group4")),
+    ],
+}
+NUMBERS = st.sampled_from(
+    [b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\x20\0", b"\0\x20\0\0"]
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, format: str) -> bytes:
+    """A file of a format with a few bytes changed, lost, repeated or put in, most of them near its beginning."""
+    content = bytearray(draw(st.sampled_from(SOUND[format])))
+    for _ in range(draw(st.integers(1, 5))):
+        at = draw(st.integers(0, max(0, min(len(content), draw(st.sampled_from([60, 250, len(content)]))) - 1)))
+        length = draw(st.integers(1, 40))
+        kind = draw(st.sampled_from(["byte", "number", "cut", "lose", "repeat", "put in"]))
+        if kind == "byte":
+            content[at : at + 1] = bytes([draw(st.integers(0, 255))])
+        elif kind == "number":
+            content[at : at + 4] = draw(NUMBERS)
+        elif kind == "cut":
+            del content[at:]
+        elif kind == "lose":
+            del content[at : at + length]
+        else:
+            put = content[at : at + length] if kind == "repeat" else draw(st.binary(min_size=1, max_size=40))
+            content[at:at] = put
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("format", SOUND)
+def test_mutated_files_are_images_or_unreadable(format: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.img"
+    outcomes: Counter[str] = Counter()
+
+    @settings(max_examples=80, deadline=None, database=None)
+    @given(mutated(format))
+    def read(content: bytes) -> None:
+        path.write_bytes(content)
+        begun = time.monotonic()
+        try:
+            image = read_image(path, GREY)
+            assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[0] == 3
+            outcomes["image"] += 1
+        except UnreadableImage as reason:
+            outcomes["unreadable"] += 1
+            assert str(reason) and "\n" not in str(reason)  # noqa: PT017
+        with contextlib.suppress(UnreadableImage):
+            assert min(image_size(path)) > 0
+        assert time.monotonic() - begun < 30
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    read()
+    assert outcomes["unreadable"] and sum(outcomes.values()) >= 80
+    # What Pillow's limit of pixels allows: four bytes a pixel, and a copy or two of them.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2 * 2**20

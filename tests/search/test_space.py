@@ -1,9 +1,10 @@
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import ranges
 
@@ -490,3 +491,45 @@ def test_an_exhaustive_grid_has_five_points_a_range_and_every_value_of_a_choice(
 )
 def test_numbers_have_bounds(parameter: Parameter, bounds: tuple[float, float] | None) -> None:
     assert parameter.bounds == bounds
+
+
+# ---- whatever a file may hold ----
+
+NUMBERS = st.integers(-(10**30), 10**30) | st.floats() | st.sampled_from([0, 1, -1, 1e-300, 1e308, 5e-324])
+JUNK = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+SEARCHED = st.sampled_from(["lr", "batch_size", "temperature", "transforms.cj_strength", "weights", "x", ""])
+RANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["uniform", "loguniform", "int", "logint", "choice"]) | JUNK,
+        **dict.fromkeys(("low", "high", "step", "default"), NUMBERS | JUNK),
+        "values": st.lists(JUNK, max_size=4) | JUNK,
+    },
+)
+SPACES = st.fixed_dictionaries(
+    {"parameters": st.dictionaries(SEARCHED, RANGES | JUNK, max_size=3) | JUNK},
+    optional={
+        **dict.fromkeys(("order", "objective", "scheduler", "extend", "refine", "confirm", "unknown"), JUNK),
+        "budget": st.dictionaries(st.sampled_from(["trials", "max_epochs", "hours", "shares"]), NUMBERS | JUNK) | JUNK,
+    },
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(SPACES | st.dictionaries(st.text(max_size=10), JUNK, max_size=4))
+def test_any_mapping_is_a_space_or_a_user_error(values: dict[str, Any]) -> None:
+    started = time.monotonic()
+    try:
+        space = build_space(values, "some.yaml")
+    except UserError as error:
+        assert str(error).startswith("some.yaml: ")  # noqa: PT017
+        space = None
+    assert time.monotonic() - started < 5
+    if space is not None:
+        assert build_space(space.to_mapping(), "again") == space
+        for parameter in space.parameters.values():
+            assert parameter.grid is None or len(parameter.grid) < 100_000
