@@ -30,7 +30,10 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
         # A batch system's stop is the same orderly end as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return command(sys.argv[1:] if argv is None else argv)
+        code = command(sys.argv[1:] if argv is None else argv)
+        if code == INTERRUPTED:
+            _end_at_once_when_interrupted_again()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return INPUT_FAULT
@@ -38,8 +41,16 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
         print(f"error: {error}; free some and run the same command again", file=sys.stderr)
         return OTHER_FAULT
     except KeyboardInterrupt:
+        _end_at_once_when_interrupted_again()
         print("interrupted before there was a result; run the same command again", file=sys.stderr)
         return INTERRUPTED
+
+
+def _end_at_once_when_interrupted_again() -> None:
+    """What is left is the end of the process; an impatient user need not wait for Ray's, nor read its tracebacks."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(INTERRUPTED))
 
 
 def resolve_config(path: str | None, overrides: Mapping[str, Any]) -> TrainConfig:

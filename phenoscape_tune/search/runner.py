@@ -254,7 +254,8 @@ def run_search(
         except KeyboardInterrupt:
             reports.interrupted = True
         finally:
-            for number, handler in before.items():
+            # After the first Ctrl-C a second one ends at once, whatever the process is at until its end.
+            for number, handler in before.items() if not reports.interrupted else ():
                 signal.signal(number, handler)
     if reports.full_disk is not None:
         raise reports.full_disk

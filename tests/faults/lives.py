@@ -84,6 +84,13 @@ class Search:
                 process.kill()
         return Life(process.returncode, output.read_text(), self.reported())
 
+    def after_words(self, process: subprocess.Popen[str], words: str) -> None:
+        """Wait until the process has printed some words; it may end before."""
+        deadline = time.monotonic() + PATIENCE
+        while words not in self.folder.with_suffix(".printed").read_text() and process.poll() is None:
+            assert time.monotonic() < deadline, f"'{words}' was not printed in {PATIENCE} s"
+            time.sleep(0.02)
+
     def after_reports(self, process: subprocess.Popen[str], count: int) -> None:
         """Wait until the process has had `count` more epochs reported; it may end before."""
         wanted, deadline = self.reported() + count, time.monotonic() + PATIENCE

@@ -86,14 +86,23 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, birds: Path) -> tuple[Sear
         search.after_reports(process, 2)
         process.send_signal(signal.SIGTERM)
 
-    def interrupt_twice(process: subprocess.Popen[str]) -> None:
-        search.after_reports(process, 2)
+    def press_twice(process: subprocess.Popen[str]) -> None:
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        time.sleep(random.uniform(0.0, 2.0))
         process.send_signal(signal.SIGINT)
         process.wait(5)  # row 10: "ends within 5 s"
 
-    for name, end in {"SIGTERM": terminate, "Ctrl-C twice": interrupt_twice}.items():
+    def interrupt_training(process: subprocess.Popen[str]) -> None:
+        search.after_reports(process, 2)
+        press_twice(process)
+
+    def interrupt_the_start(process: subprocess.Popen[str]) -> None:
+        search.after_words(process, "starting Ray")
+        time.sleep(random.uniform(0.0, 4.0))
+        press_twice(process)
+
+    ends = {"SIGTERM": terminate, "Ctrl-C twice": interrupt_training, "at the start": interrupt_the_start}
+    for name, end in ends.items():
         before = search.known()
         lives[name] = search.live(end)
         missing += lost(before, search.known())
@@ -126,6 +135,10 @@ def test_ctrl_c_twice_ends_within_five_seconds_and_the_state_is_readable(stopped
     assert f"--resume --out {search.folder}" in life.printed
     assert "Traceback" not in life.printed
     assert life.reported > lives["SIGTERM"].reported
+    early = lives["at the start"]
+    assert early.code == 130, early.printed
+    assert "interrupted" in early.printed
+    assert "Traceback" not in early.printed
 
 
 def test_a_torn_last_line_is_dropped_and_said_and_a_broken_snapshot_does_not_matter(stopped: Stopped) -> None:
