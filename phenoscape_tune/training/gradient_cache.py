@@ -65,6 +65,7 @@ class GradientStep:
         start = config.batch_size if micro_batch is None else micro_batch
         size = start if config.micro_batch_size == "auto" else config.micro_batch_size
         self.micro_batch = min(size, self.batch_size)
+        self._config = config
         self._recomputes = config.gradient_checkpointing
         self._compiled = config.compile
         self._fits = False  # whether a step with this micro-batch has gone well
@@ -137,13 +138,28 @@ class GradientStep:
         self.micro_batch, self._fits = smaller, False
 
     def _out_of_memory(self, reason: str) -> OutOfMemory:
-        remedies = ["a smaller batch_size", "input_size or backbone"]
-        if self.micro_batch // 2 >= SMALLEST:
-            remedies.insert(0, f"micro_batch_size={self.micro_batch // 2}")
         return OutOfMemory(
             f"out of memory with batch_size {self.batch_size} and {self.micro_batch} images at a time "
-            f"(micro-batch); try {', '.join(remedies)} ({reason})"
+            f"(micro-batch); try {', '.join(self._remedies())} ({reason})"
         )
+
+    def _remedies(self) -> list[str]:
+        """The training guide's remedies, with what they come to for this run; those that keep the batch come first."""
+        config, half = self._config, self._config.batch_size // 2
+        remedies = []
+        if self.micro_batch // 2 >= SMALLEST:
+            remedies.append(f"micro_batch_size={self.micro_batch // 2}")
+        if half >= SMALLEST:
+            twice = 2 * config.accumulate_grad_batches
+            remedies.append(f"batch_size={half} with accumulate_grad_batches={twice} (the loss sees as many)")
+        if config.precision == 32:
+            remedies.append("precision=auto")
+        if not config.gradient_checkpointing:
+            remedies.append("gradient_checkpointing=true")
+        if half >= SMALLEST:
+            remedies.append(f"batch_size={half}")
+        # Memory goes with the area: seven tenths of the side are half of it.
+        return [*remedies, f"input_size={max(8, round(0.7 * config.input_size / 8) * 8)} or a smaller backbone"]
 
     @contextmanager
     def naming_out_of_memory(self) -> Iterator[None]:

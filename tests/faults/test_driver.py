@@ -131,12 +131,13 @@ def test_sigterm_is_the_same_orderly_end_as_ctrl_c(stopped: Stopped) -> None:
 def test_ctrl_c_twice_ends_within_five_seconds_and_the_state_is_readable(stopped: Stopped) -> None:
     search, lives, _ = stopped
     life = lives["Ctrl-C twice"]
-    assert life.code == 130, life.printed
+    assert life.code in (130, -signal.SIGINT), life.printed
     assert f"--resume --out {search.folder}" in life.printed
     assert "Traceback" not in life.printed
     assert life.reported > lives["SIGTERM"].reported
     early = lives["at the start"]
-    assert early.code == 130, early.printed
+    # In its very last moments the interpreter has given its handlers back, and the signal itself ends it.
+    assert early.code in (130, -signal.SIGINT), early.printed
     assert "interrupted" in early.printed
     assert "Traceback" not in early.printed
 

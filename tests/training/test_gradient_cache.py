@@ -298,8 +298,9 @@ def test_a_number_that_the_user_gave_is_not_halved() -> None:
     with pytest.raises(OutOfMemory) as caught:
         step(views(16), nullcontext)
     assert str(caught.value) == (
-        "out of memory with batch_size 16 and 8 images at a time (micro-batch); try micro_batch_size=4, a smaller "
-        "batch_size, input_size or backbone (OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB)"
+        "out of memory with batch_size 16 and 8 images at a time (micro-batch); try micro_batch_size=4, batch_size=8 "
+        "with accumulate_grad_batches=2 (the loss sees as many), gradient_checkpointing=true, batch_size=8, "
+        "input_size=160 or a smaller backbone (OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB)"
     )
     assert caught.value.__context__ is None  # whose traceback would hold on to the memory
     assert all(p.grad is None for p in step.encoder.parameters())
@@ -309,7 +310,7 @@ def test_a_number_that_the_user_gave_is_not_halved() -> None:
 def test_below_two_images_it_is_given_up(batch_size: int) -> None:
     step = gradient_step(hungry(3), batch_size=batch_size)
     with pytest.raises(
-        OutOfMemory, match=f"batch_size {batch_size} and [23] images .* try a smaller batch_size, input"
+        OutOfMemory, match=f"batch_size {batch_size} and [23] images .* try batch_size={batch_size // 2} "
     ):
         step(views(batch_size), nullcontext)
 
