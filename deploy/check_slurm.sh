@@ -74,7 +74,7 @@ sinfo || { echo "SLURM did not start; see $work"; exit 1; }
 
 # The signal may come a minute early: of four minutes the search has two to three, with the start of Ray.
 job=$(sbatch --parsable --time=4 --signal=B:USR1@60 --output="$work/job.log" deploy/slurm.sbatch \
-    --space demo.yaml --out "$work/search" --seed 0 "$@")
+    --space demo.yaml --trials 5 --max-epochs 8 --no-confirm --out "$work/search" --seed 0 "$@")
 echo "job $job; its log is $work/job.log"
 state=
 for _ in $(seq 300); do

@@ -197,7 +197,7 @@ def describe(checks: Checks, config: TrainConfig) -> list[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
-    from phenoscape_tune.cli.contact_sheet import printable
+    from phenoscape_tune.data.specimens import printable
 
     specimens = checks.measured.specimens
     total = len(specimens.names) + len(checks.measured.unreadable)
@@ -245,7 +245,7 @@ def _capital(text: str) -> str:
 
 def _examples(entries: Sequence[dict[str, Any]]) -> str:
     """The first few entries in few words."""
-    from phenoscape_tune.cli.contact_sheet import printable
+    from phenoscape_tune.data.specimens import printable
 
     told = []
     for entry in entries[:SHOWN_NAMES]:
@@ -267,7 +267,7 @@ def _examples(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _summary(checks: Checks, folder: Path) -> str:
-    from phenoscape_tune.cli.contact_sheet import printable
+    from phenoscape_tune.data.specimens import printable
 
     def told(findings: Sequence[Any], noun: str) -> str:
         names = ", ".join(finding.check for finding in findings)

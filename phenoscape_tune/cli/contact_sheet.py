@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.data.specimens import printable
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.specimens import Specimens
@@ -103,11 +104,6 @@ def lay_out(
 def _left_of(column: int) -> int:
     """Where a column begins; the image itself and each pair stand a little apart."""
     return CAPTION + column * (CELL + GAP) + APART * ((column + 1) // 2)
-
-
-def printable(text: str) -> str:
-    """A file's name as it can be shown: what is no character to print, a broken encoding included, is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _to_picture(values: np.ndarray) -> Image.Image:

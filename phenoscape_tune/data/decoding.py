@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from phenoscape_tune.data.readers import UnreadableImage, fit, read_image
-from phenoscape_tune.data.specimens import Specimens
+from phenoscape_tune.data.specimens import Specimens, printable
 from phenoscape_tune.errors import UserError
 
 Item = TypeVar("Item")
@@ -111,5 +111,5 @@ def judge_unreadable(unreadable: Unreadable, specimens: Specimens, max_unreadabl
 
 def list_reasons(unreadable: Unreadable) -> str:
     """The first unreadable images with their reasons, and how many there are beside them."""
-    listed = "; ".join(f"{name}: {reason}" for name, reason in unreadable[:LISTED_NAMES])
+    listed = "; ".join(f"{printable(name)}: {reason}" for name, reason in unreadable[:LISTED_NAMES])
     return listed + (f"; and {len(unreadable) - LISTED_NAMES} more" if len(unreadable) > LISTED_NAMES else "")

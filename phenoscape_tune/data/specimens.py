@@ -334,5 +334,12 @@ def _count_parts(groups: int, val_fraction: float, test_fraction: float) -> tupl
     return counts[1], counts[2]
 
 
+def printable(text: str) -> str:
+    """A file's name as it can be shown: what is no character to print, a broken encoding included, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def _shorten(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return ", ".join(printable(name) for name in names[:limit]) + (
+        f" and {len(names) - limit} more" if len(names) > limit else ""
+    )

@@ -30,7 +30,7 @@ from phenoscape_tune.data.decoding import (
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packing import FORMAT_VERSION, key_of
 from phenoscape_tune.data.readers import UnreadableImage
-from phenoscape_tune.data.specimens import Specimens
+from phenoscape_tune.data.specimens import Specimens, printable
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.files import write_whole
 
@@ -141,8 +141,8 @@ class UnpackedPixels:
             return decode(self._specimens.root / name, self._square)
         except UnreadableImage as fault:
             raise UserError(
-                f"data_dir: {self._specimens.root / name}: {fault}; it could be read when the run began. Put it back "
-                "and go on with --resume."
+                f"data_dir: {self._specimens.root / printable(name)}: {fault}; it could be read when the run began. "
+                "Put it back and go on with --resume."
             ) from fault
 
     def _stack(self, images: Iterable[np.ndarray], count: int) -> np.ndarray:

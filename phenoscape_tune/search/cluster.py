@@ -30,7 +30,7 @@ from ray.exceptions import RayTaskError
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.ray_folder import check_ray_folder
+from phenoscape_tune.search.ray_folder import check_ray_folder, hide_token
 
 if TYPE_CHECKING:
     from phenoscape_tune.training.capacity import Capacity
@@ -55,6 +55,7 @@ def start_ray(cpus: int, verbose: bool) -> None:
         logging_level=logging.INFO if verbose else logging.ERROR,
         configure_logging=verbose,
     )
+    hide_token()
     # Ray puts a handler of its own there, which ends the process without a word.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)

@@ -1,9 +1,11 @@
-"""Where Ray puts its sockets on this machine, and whether their names fit."""
+"""What Ray keeps on this machine: its sockets, whose names must fit, and its token, which is its user's alone."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from phenoscape_tune.errors import UserError
 
@@ -27,3 +29,14 @@ def check_ray_folder(environment: Mapping[str, str] = os.environ) -> str:
             "short folder, for example RAY_TMPDIR=/tmp"
         )
     return folder
+
+
+def hide_token(home: Path | None = None) -> None:
+    """Take the token of Ray's authentication from the eyes of the machine's other users: Ray writes it readable to all.
+
+    Whoever has it can run code as its owner.
+    """
+    with suppress(OSError, RuntimeError):  # none yet, no home folder, or another's file
+        token = (home or Path.home()) / ".ray" / "auth_token"
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)

@@ -179,7 +179,7 @@ def test_unwritable_cache_names_the_key(tmp_path: Path) -> None:
         pack_into(tmp_path / "file" / "cache", specimens)
 
 
-@pytest.mark.parametrize("damage", ["short array", "no index", "torn index", "other version"])
+@pytest.mark.parametrize("damage", ["short array", "no index", "torn index", "other version", "code in it"])
 def test_damaged_packed_folder_is_built_again(tmp_path: Path, damage: str) -> None:
     specimens = write_images(tmp_path / "images")
     first = pack_into(tmp_path / "cache", specimens)
@@ -191,9 +191,17 @@ def test_damaged_packed_folder_is_built_again(tmp_path: Path, damage: str) -> No
         index.unlink()
     elif damage == "torn index":
         os.truncate(index, 40)
+    elif damage == "code in it":  # as a stranger may place it in a cache that all share
+
+        class Touch:
+            def __reduce__(self) -> tuple[object, tuple[Path]]:
+                return Path.touch, (tmp_path / "executed",)
+
+        np.save(first.folder / "images.npy", np.array([Touch()] * len(expected), dtype=object), allow_pickle=True)
     else:
         index.write_text(json.dumps(json.loads(index.read_text()) | {"version": -1}))
     np.testing.assert_array_equal(pack_into(tmp_path / "cache", specimens).pixels, expected)
+    assert not (tmp_path / "executed").exists()
 
 
 CHILD = """

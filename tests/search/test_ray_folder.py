@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.ray_folder import LONGEST_PATH, LONGEST_SOCKET, check_ray_folder
+from phenoscape_tune.search.ray_folder import LONGEST_PATH, LONGEST_SOCKET, check_ray_folder, hide_token
 
 
 def test_a_folder_is_refused_exactly_where_a_socket_no_longer_fits(tmp_path: Path) -> None:
@@ -30,3 +30,14 @@ def test_ray_takes_its_own_variable_first_and_else_the_systems_folder() -> None:
 def test_characters_of_several_bytes_count_as_what_they_take() -> None:
     with pytest.raises(UserError, match="has 61 bytes"):
         check_ray_folder({"TMPDIR": "/" + "ö" * 30})
+
+
+def test_the_token_is_its_owners_alone(tmp_path: Path) -> None:
+    hide_token(tmp_path)  # there is none yet
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("secret")
+    token.chmod(0o644)
+    hide_token(tmp_path)
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.read_text() == "secret"
