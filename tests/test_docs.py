@@ -13,7 +13,7 @@ import pytest
 from phenoscape_tune.config import known_keys, load_config
 
 ROOT = Path(__file__).parent.parent
-FAULTS = 16  # of docs/guarantees.md so far
+FAULTS = [*range(1, 17), *range(20, 24)]  # of docs/guarantees.md so far
 GUIDE = (Path(__file__).parent / "training-guide.md").read_text(encoding="utf-8")
 
 
@@ -89,5 +89,5 @@ def test_each_fault_has_a_test_that_exists() -> None:
     assert len(named_tests("guarantees.md")) >= FAULTS
     text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
-    assert [int(number) for number, _ in rows] == list(range(1, FAULTS + 1))
+    assert [int(number) for number, _ in rows] == FAULTS
     assert all("`test" in row or row.endswith("the same") for _, row in rows)
