@@ -72,6 +72,8 @@ def ensure_data(config: TrainConfig) -> TrainConfig:
     paths = {key: getattr(config, key) for key in ("data_dir", "labels", "cache_dir", "weights")}
     if paths["weights"] == "DEFAULT":
         paths["weights"] = None
+    if (paths["cache_dir"] or "").startswith("~"):  # on a cluster each machine has a home folder of its own
+        paths["cache_dir"] = None
     found = {key: str(Path(path).expanduser().absolute()) for key, path in paths.items() if path is not None}
     config = config.model_copy(update=found)
     if cache := os.environ.get("PHENOSCAPE_CACHE"):
@@ -81,7 +83,7 @@ def ensure_data(config: TrainConfig) -> TrainConfig:
     from phenoscape_tune.data.packed import default_cache_dir
     from phenoscape_tune.data.sample import write_sample
 
-    folder = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
+    folder = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
     sample = write_sample(folder / "sample-specimens", per_class=SAMPLE_PER_CLASS)
     return config.model_copy(update={"data_dir": str(sample)})
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from phenoscape_tune.cli.common import available_cpus
+from phenoscape_tune.cli.common import available_cpus, warn
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace
@@ -31,6 +32,13 @@ class Devices:
     since: float  # when the command began to use them, by the monotonic clock
     parameters: int = 0  # of the network, which was built once
     cards: tuple[Gpu, ...] = ()  # the GPUs with their memory, as far as the driver tells
+    total_cpus: int = 0
+    machines: int = 1  # that trials run on
+
+    def describe(self) -> str:
+        """One line for the plan."""
+        told = describe_devices(self.total_gpus, self.total_cpus)
+        return told if self.machines == 1 else f"{told} of {self.machines} machines"
 
     @property
     def memory_gib(self) -> float | None:
@@ -38,23 +46,49 @@ class Devices:
         return smallest(self.cards, self.gpus)
 
 
+def find_address(flag: str | None) -> str | None:
+    """The Ray cluster to run on: of `--address`, else of RAY_ADDRESS; None, or `local`, is this machine alone."""
+    address = flag or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
 def start_devices(args: argparse.Namespace, plan: Plan) -> Devices:
-    """Start Ray, and build the network once. Raises UserError where it cannot run as asked."""
-    from phenoscape_tune.search.plan import share_devices, trial_devices
+    """Start Ray or join a cluster, and build the network once. Raises UserError where it cannot run as asked, on a
+    cluster also where one of its machines cannot."""
+    from phenoscape_tune.search.plan import share_devices, share_machines, trial_devices
 
     since, cpus, each = time.monotonic(), available_cpus(), trial_devices(plan.base)
-    # Refused before Ray takes its ten seconds.
-    share_devices(cpus, 0, args.concurrent, each if plan.base.accelerator == "cpu" else 1)
+    address = find_address(args.address)
+    if address is None:  # refused before Ray takes its ten seconds
+        share_devices(cpus, 0, args.concurrent, each if plan.base.accelerator == "cpu" else 1)
     if not args.quiet:
-        print("starting Ray ...", file=sys.stderr, flush=True)
-    from phenoscape_tune.search.cluster import check_on_worker, count_gpus, start_ray
+        print("starting Ray ..." if address is None else "joining the cluster ...", file=sys.stderr, flush=True)
+    from phenoscape_tune.search.cluster import check_on_worker, cluster_nodes, start_ray
 
-    start_ray(cpus, args.verbose)
-    gpus = 0 if plan.base.accelerator == "cpu" else count_gpus()
+    start_ray(cpus, args.verbose, address)
+    nodes = cluster_nodes()
+    machines = [(node.cpus, 0 if plan.base.accelerator == "cpu" else node.gpus) for node in nodes]
+    gpus = sum(gpus for _, gpus in machines)
     if plan.space.budget.gpu_hours and not gpus:
         raise UserError("budget.gpu_hours: no GPU is used here, so no time of one is ever spent; write hours")
+    concurrent, cpus, share = share_machines(machines, args.concurrent, each)
+    running = [
+        node.id for node, (its_cpus, its_gpus) in zip(nodes, machines, strict=True)
+        if its_cpus >= cpus and its_gpus >= share
+    ]  # fmt: skip
     cards = tuple(visible_gpus()) if gpus else ()
-    devices = Devices(*share_devices(cpus, gpus, args.concurrent, each), total_gpus=gpus, since=since, cards=cards)
+    if address is not None:
+        from phenoscape_tune.search.preflight import check_nodes
+
+        if not args.quiet:
+            print(f"asking {len(nodes)} machines ...", file=sys.stderr, flush=True)
+        found = check_nodes(nodes, running, plan.base, plan.folder)
+        warn(found.warnings)
+        cards = found.cards if gpus else ()
+    devices = Devices(
+        *(concurrent, cpus, share), total_gpus=gpus, since=since, cards=cards,
+        total_cpus=sum(cpus for cpus, _ in machines), machines=len(running),
+    )  # fmt: skip
     return replace(devices, parameters=check_on_worker(plan.base, min(devices.gpus, 1)))
 
 
@@ -82,8 +116,8 @@ def measure_batch_sizes(plan: Plan, parts: Parts, devices: Devices, quiet: bool)
     )
 
 
-def describe_devices(gpus: int) -> str:
-    return f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"{available_cpus()} CPU cores"
+def describe_devices(gpus: int, cpus: int = 0) -> str:
+    return f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else f"{cpus or available_cpus()} CPU cores"
 
 
 def batch_warnings(space: SearchSpace | None, base: TrainConfig, memory_gib: float | None) -> list[str]:

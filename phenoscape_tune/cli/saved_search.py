@@ -71,6 +71,7 @@ def saved_plan(folder: Path, saved: Mapping[str, Any]) -> Plan:
     return replace(plan, capacity=Capacity(**measured)) if measured else plan
 
 
-def resume_command(folder: Path) -> str:
-    """The command that goes on with a search."""
-    return f"python scripts/tune.py --resume --out {shlex.quote(str(folder))}"
+def resume_command(folder: Path, address: str | None = None) -> str:
+    """The command that goes on with a search, on the cluster of `--address` where that was given."""
+    where = "" if address is None else f" --address {shlex.quote(address)}"
+    return f"python scripts/tune.py --resume --out {shlex.quote(str(folder))}{where}"

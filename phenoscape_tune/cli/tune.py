@@ -23,7 +23,14 @@ from phenoscape_tune.cli.common import (
     warn,
     warn_of_advice,
 )
-from phenoscape_tune.cli.devices import Devices, batch_warnings, describe_devices, measure_batch_sizes, start_devices
+from phenoscape_tune.cli.devices import (
+    Devices,
+    batch_warnings,
+    describe_devices,
+    find_address,
+    measure_batch_sizes,
+    start_devices,
+)
 from phenoscape_tune.cli.doctor import examine
 from phenoscape_tune.cli.question import (
     look_at_data,
@@ -81,7 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     again.add_argument("--overwrite", action="store_true", help="delete an earlier search of the same name")
     parser.add_argument("--warm-start", metavar="DIR", help="learn from the trials of an earlier search")
-    parser.add_argument("--address", metavar="HOST:PORT", help="run on a Ray cluster (comes with a later version)")
+    parser.add_argument(
+        "--address", metavar="auto|HOST:PORT", help="run on a Ray cluster that runs already (default: RAY_ADDRESS)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and start nothing")
     parser.add_argument("--doctor", action="store_true", help="check installation, devices, storage, data and cluster")
     loud = parser.add_mutually_exclusive_group()
@@ -116,9 +125,6 @@ def _tune(argv: Sequence[str]) -> int:
     args = build_parser().parse_intermixed_args(argv)
     if args.doctor:
         return examine(args)
-    for flag in ("address",):
-        if getattr(args, flag) is not None and getattr(args, flag) is not False:
-            raise UserError(f"--{flag.replace('_', '-')}: does nothing in this version yet; leave it out")
     folder = search_folder(args)
     try:
         return _search(args, folder)
@@ -126,7 +132,7 @@ def _tune(argv: Sequence[str]) -> int:
         if not (folder / SEARCH_FILE).is_file():
             raise
         kept = "everything reported is kept. Free some, then go on with:"
-        print(f"error: {error}; {kept}\n  {resume_command(folder)}", file=sys.stderr)
+        print(f"error: {error}; {kept}\n  {resume_command(folder, args.address)}", file=sys.stderr)
         return OTHER_FAULT
 
 
@@ -202,20 +208,24 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
     plan = make_plan(space, base, max_epochs, folder)
     cards = visible_gpus() if base.accelerator != "cpu" else []
     gpus, share = len(cards), 1.0
+    address = find_address(args.address)
     try:
         concurrent, _, share = share_devices(available_cpus(), gpus, args.concurrent, trial_devices(base))
     except UserError as error:  # of this machine, which need not be the one that will run it
-        warn([str(error)])
+        warn([] if address else [str(error)])
         concurrent = args.concurrent or 1
     data = f"data: {base.data_dir or 'generated sample specimens'} (not looked at)"
     disk = f"disk: {describe_bytes(free_bytes(folder))} free; what the search needs is told once its network is built"
-    told = [*describe_memory(cards, share), disk]
-    print("\n".join(describe_plan(plan, describe_devices(gpus), data, concurrent, told)))
+    devices, memory = describe_devices(gpus), describe_memory(cards, share)
+    if address:
+        devices, memory, cards = f"those of the cluster at {address} (not asked)", [], []
+        concurrent = args.concurrent or 1
+    print("\n".join(describe_plan(plan, devices, data, concurrent, [*memory, disk])))
     warn(unsupported_keys(base))
     warn_of_advice(base, args.quiet)
     if not args.quiet:
         warn(batch_warnings(space, base, smallest(cards, share)))
-    if base.accelerator == "gpu" and not gpus:
+    if base.accelerator == "gpu" and not gpus and not address:
         warn(["accelerator: gpu: this machine has no GPU"])
     if base.data_dir and not Path(base.data_dir).is_dir():
         warn([f"data_dir: {base.data_dir}: no such folder on this machine"])
@@ -231,7 +241,7 @@ def _show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devi
     need.check()
     if not args.quiet:
         memory = [*describe_memory(devices.cards, devices.gpus), need.describe()]
-        lines = describe_plan(plan, describe_devices(devices.total_gpus), parts.describe(), devices.concurrent, memory)
+        lines = describe_plan(plan, devices.describe(), parts.describe(), devices.concurrent, memory)
         print("\n".join(lines), flush=True)
         warn(batch_warnings(plan.space, plan.base, devices.memory_gib))
 
@@ -258,7 +268,8 @@ def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[
     from phenoscape_tune.search.tensorboard import write_experiment
 
     conductor = open_conductor(plan, devices, warm)
-    advice = f"interrupted; everything reported is kept. Go on with:\n  {resume_command(conductor.plan.folder)}"
+    again = resume_command(conductor.plan.folder, args.address)
+    advice = f"interrupted; everything reported is kept. Go on with:\n  {again}"
     try:
         write_experiment(conductor.plan)
         with Display(conductor, args.quiet, devices.concurrent) as display:

@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
+import tempfile
 import threading
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 # Read by Ray when it is first imported, or by its processes when they start.
@@ -36,21 +42,39 @@ if TYPE_CHECKING:
     from phenoscape_tune.training.capacity import Capacity
 
 
-def start_ray(cpus: int, verbose: bool) -> None:
-    """Start Ray on this machine, without a dashboard, unless it runs; what it says is shown only where `verbose`.
+ANSWER_SECONDS = 20.0  # within which a cluster answers
+# What a cluster's processes, which started without the settings above, are handed of them.
+_HANDED = ("RAY_USAGE_STATS_ENABLED", "RAY_CHDIR_TO_TRIAL_DIR", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
 
-    Raises UserError where its folder's name is too long for it.
+# In a process of its own: where nobody answers, `ray.init` tries for minutes, and then ends the process it runs in.
+_PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
+
+
+def start_ray(cpus: int, verbose: bool, address: str | None = None) -> None:
+    """Start Ray on this machine, without a dashboard, or join a cluster; nothing where this process has Ray already.
+
+    What Ray says is shown only where `verbose`.
+
+    Args:
+        cpus: of this machine; a cluster counts its own.
+        address: of a cluster that runs, `auto` or HOST:PORT.
+
+    Raises UserError where the cluster cannot be joined, or the name of Ray's folder here is too long for it.
     """
     if ray.is_initialized():
         return
-    check_ray_folder()
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
+    if address is None:
+        check_ray_folder()
+        # Not a cluster that RAY_ADDRESS names: the caller has looked there.
+        where: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    else:
+        check_address(address)
+        where = {"address": address, "runtime_env": {"env_vars": {name: os.environ[name] for name in _HANDED}}}
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(
-        address="local",  # a cluster that RAY_ADDRESS names is not ours to use
-        num_cpus=cpus,
-        include_dashboard=False,
+        **where,
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
         configure_logging=verbose,
@@ -61,9 +85,90 @@ def start_ray(cpus: int, verbose: bool) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
-def count_gpus() -> int:
-    """GPUs that Ray found."""
-    return int(ray.cluster_resources().get("GPU", 0))
+def check_address(address: str) -> None:
+    """Raise UserError where no cluster can be joined at `address` (`auto` or HOST:PORT), after 20 s at the latest."""
+    where = f"--address {address}"
+    host, _, port = address.rpartition(":")
+    if address != "auto":
+        if "://" in address or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UserError(
+                f"{where}: is not auto or HOST:PORT (`ray start` prints it; RAY_ADDRESS is read the same way). Ray's "
+                "clients, ray:// and http://, cannot run a search: start it on a machine of the cluster"
+            )
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError as error:
+            raise UserError(
+                f"{where}: nobody answers there ({error.strerror or error}); check it, or start a cluster with `ray "
+                "start --head`; without --address and RAY_ADDRESS the search runs on this machine alone"
+            ) from None
+    with tempfile.TemporaryFile("w+") as said:
+        probe = subprocess.Popen([sys.executable, "-c", _PROBE, address], stdout=said, stderr=said, text=True)
+        try:
+            deadline = time.monotonic() + ANSWER_SECONDS
+            fault = None
+            while fault is None and probe.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+                said.seek(0)
+                fault = _known_fault(said.read())
+            said.seek(0)
+            text = said.read()
+        finally:
+            probe.kill()
+            code = probe.wait()
+    if code == 0:
+        return
+    if fault := fault or _known_fault(text):
+        raise UserError(f"{where}: {fault}")
+    if time.monotonic() >= deadline:
+        raise UserError(
+            f"{where}: no Ray cluster answers there within {ANSWER_SECONDS:g} s; check it, and `ray status`"
+        )
+    last = (text.strip().splitlines() or ["it said nothing"])[-1]
+    raise UserError(f"{where}: Ray cannot join it: {last}")
+
+
+def _known_fault(said: str) -> str | None:
+    """What the user can do about what Ray says when it cannot join a cluster; None where it says nothing of that."""
+    if "InvalidAuthToken" in said or "AuthenticationError" in said:
+        return (
+            "the cluster asks for another authentication token than this machine has; give every machine, this one "
+            "too, the same: in ~/.ray/auth_token, in the file that RAY_AUTH_TOKEN_PATH names, or in RAY_AUTH_TOKEN "
+            "(docs/cluster.md)"
+        )
+    if "Version mismatch" in said:
+        versions = [line.strip() for line in said.splitlines() if "Ray: " in line or "Python: " in line]
+        return f"the cluster runs other versions ({'; '.join(versions)}); install the same on every machine"
+    if "Could not find any running Ray instance" in said:
+        return "no Ray runs on this machine; start one with `ray start`, or name the cluster's HOST:PORT"
+    if "node_ip_address.json" in said or "Can't find a" in said:
+        return "this machine is not part of that cluster; start the search on a machine where `ray start` has joined it"
+    return None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster: Ray's id of it, how it is told of, and what it gives to trials."""
+
+    id: str
+    name: str
+    cpus: int
+    gpus: int
+
+
+def cluster_nodes() -> list[Node]:
+    """The machines that are alive, this one alone where Ray was started here; in the order of their names."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [
+        Node(
+            node["NodeID"],
+            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']}, {node['NodeID'][:6]})",
+            int(node["Resources"].get("CPU", 0)),
+            int(node["Resources"].get("GPU", 0)),
+        )
+        for node in alive
+    ]
+    return sorted(nodes, key=lambda node: node.name)
 
 
 @ray.remote

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -143,27 +144,48 @@ def trial_devices(base: TrainConfig) -> int:
 
 
 def share_devices(cpus: int, gpus: int, concurrent: int | None, devices: int = 1) -> tuple[int, int, float]:
-    """Trials side by side, and the CPUs and GPUs that each reserves.
+    """Trials side by side on one machine, and the CPUs and GPUs that each reserves: see `share_machines`."""
+    return share_machines([(cpus, gpus)], concurrent, devices)
+
+
+def share_machines(
+    machines: Sequence[tuple[int, int]], concurrent: int | None, devices: int = 1
+) -> tuple[int, int, float]:
+    """Trials side by side on machines with so many CPUs and GPUs, and the CPUs and GPUs that each reserves.
 
     On GPUs one trial a GPU, or a fraction of one where more trials are asked for; on a CPU as many as cores. A trial
-    that spans several `devices` has as many GPUs, or at least as many cores, of its own. Raises UserError where a trial
-    would have no core, or too few devices.
+    that spans several `devices` has as many GPUs, or at least as many cores, of its own; it lies on one machine. Each
+    has as many CPUs as leave room for all, so that fewer trials than there is room for spread over the machines.
+
+    Raises UserError where a trial would have no core, or too few devices.
     """
-    there, what = (gpus, "GPU") if gpus else (cpus, "CPU core")
-    if devices > there:
-        raise UserError(f"devices: {devices}: a trial cannot span more than the {there} {what}s here; lower devices")
-    most = cpus if devices == 1 else min(gpus // devices, cpus) if gpus else cpus // devices
-    concurrent = concurrent or (min(gpus // devices, cpus) if gpus else cpus // devices)
-    if concurrent > most:
-        spanning = f", each on {devices} devices," if devices > 1 else ""
+    on_gpus = any(gpus for _, gpus in machines)
+    what = "GPU" if on_gpus else "CPU core"
+    there = [gpus if on_gpus else cpus for cpus, gpus in machines]
+    if devices > max(there):
+        where = "here" if len(machines) == 1 else "of any one machine of the cluster"
         raise UserError(
-            f"--concurrent: {concurrent} trials side by side{spanning} on {there if devices > 1 else cpus} "
-            f"{what if devices > 1 else 'CPU core'}s; at most {most}"
+            f"devices: {devices}: a trial cannot span more than the {max(there)} {what}s {where}; lower devices"
         )
-    if not gpus:
-        return concurrent, cpus // concurrent, 0.0
-    if devices > 1:
-        return concurrent, cpus // concurrent, float(devices)
+
+    def room(cpus: int, parts: int = 1) -> int:
+        """Trials of so many CPUs, each with its devices or one of so many `parts` of a GPU."""
+        return sum(
+            min(gpu // devices * parts, cpu // cpus) if on_gpus else cpu // max(cpus, devices) for cpu, gpu in machines
+        )
+
     # Ray shares a GPU only among trials that fit on it together: 1/n each.
-    each = 1.0 if concurrent <= gpus else 1.0 / -(-concurrent // gpus)
-    return concurrent, cpus // concurrent, each
+    shared = max((cpu for cpu, _ in machines), default=1) if on_gpus and devices == 1 else 1
+    most = room(1, shared)
+    concurrent = concurrent or room(1)
+    if concurrent > most or not most:
+        spanning = f", each on {devices} devices," if devices > 1 else ""
+        counted = sum(there) if devices > 1 else sum(cpu for cpu, gpu in machines if gpu or not on_gpus)
+        where = "" if len(machines) == 1 else f" of {len(machines)} machines"
+        raise UserError(
+            f"--concurrent: {concurrent} trials side by side{spanning} on {counted} "
+            f"{what if devices > 1 else 'CPU core'}s{where}; at most {most}"
+        )
+    parts = next(n for n in range(1, shared + 1) if room(1, n) >= concurrent)
+    cpus = max(n for n in range(1, max(cpu for cpu, _ in machines) + 1) if room(n, parts) >= concurrent)
+    return concurrent, cpus, 0.0 if not on_gpus else devices / parts

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import phenoscape_tune.search.cluster  # noqa: F401  (first: it sets what Ray reads when it is imported)
+from phenoscape_tune.search.cluster import cluster_nodes  # first: it sets what Ray reads when it is imported
+
+# isort: split
 from phenoscape_tune.config import get_key
 from phenoscape_tune.errors import NoSpaceLeft
 from phenoscape_tune.search.conductor import Conductor, Task
@@ -33,6 +35,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 MEMORY_MONITOR = "RAY_memory_usage_threshold"  # stands in what Ray says where it ends a process for memory
+PATIENCE = "PHENOSCAPE_TUNE_PATIENCE"  # variable: seconds to wait where no machine is left that a trial fits on
+LOOK_SECONDS, NOTICE_SECONDS = 1.0, 60.0
 WRITING_SHARE = 0.05  # of the driver's time, for the leaderboard while trials run
 
 
@@ -119,10 +123,10 @@ class _Reports(_NotSaved, FIFOScheduler):
                 signal.raise_signal(signal.SIGINT)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        self._hear(trial)
+        self.hear(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        self._hear(trial)
+        self.hear(trial)
         with self.until_full():
             return self._decide(trial.config["name"], result)
         return TrialScheduler.STOP
@@ -158,7 +162,8 @@ class _Reports(_NotSaved, FIFOScheduler):
                 self._conductor.give_back(name, "its process ended without a word")
             self._tell(ended=True)
 
-    def _hear(self, trial: Trial) -> None:
+    def hear(self, trial: Trial) -> None:
+        """A trial is alive."""
         self._heard[trial.config["name"]] = (time.monotonic(), trial.config["report_timeout"])
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
@@ -210,6 +215,43 @@ class _Interrupt(_NotSaved, tune.Callback):
         signal.signal(signal.SIGTERM, interrupt)
 
 
+class _Waiting(_NotSaved, tune.Callback):
+    """Says that no trial runs although some wait, and ends the search in order where no machine is left for them."""
+
+    def __init__(self, reports: _Reports, cpus: int, gpus: float) -> None:
+        self._reports = reports
+        self._cpus, self._gpus = cpus, gpus
+        self._patience = float(os.environ.get(PATIENCE, 600))
+        self._looked = self._since = time.monotonic()
+        self._told = False
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._reports.hear(trial)  # what it waited for a machine is not its silence
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        now = time.monotonic()
+        if now - self._looked < LOOK_SECONDS or self._reports.interrupted:  # trials are many, and steps more
+            return
+        self._looked = now
+        states = {trial.status for trial in trials}
+        if Trial.RUNNING in states or Trial.PENDING not in states:
+            self._since, self._told = now, False
+            return
+        waited = now - self._since
+        if waited < min(NOTICE_SECONDS, self._patience):
+            return
+        left = any(node.cpus >= self._cpus and node.gpus >= self._gpus for node in cluster_nodes())
+        each = f"a trial needs {self._cpus} CPUs{f' and {self._gpus:g} GPUs' if self._gpus else ''}"
+        if not self._told:
+            self._told = True
+            until = f"{'; a machine may come back' if not left else ''}"
+            why = "the machines are busy, or still starting" if left else "no machine that is left has as many"
+            print(f"no trial has run for {waited:.0f} s: {each}, and {why}{until}", file=sys.stderr, flush=True)
+        if not left and waited >= self._patience:
+            print(f"no machine for {waited:.0f} s: {each}; the search ends here", file=sys.stderr, flush=True)
+            signal.raise_signal(signal.SIGINT)
+
+
 def run_search(
     conductor: Conductor,
     display: Display,
@@ -246,7 +288,7 @@ def run_search(
                 name="search",
                 storage_path=scratch,
                 verbose=1 if verbose else 0,
-                callbacks=[_Interrupt(reports, advice)],
+                callbacks=[_Interrupt(reports, advice), _Waiting(reports, cpus, gpus)],
             ),
         )
         try:

@@ -1,0 +1,120 @@
+"""Faults of a cluster: real Ray on several machines, all of them this one."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lives import PATIENCE, Search, lost
+from machines import Machines, another_machine, start_machines
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    with start_machines(2, tmp_path_factory.mktemp("machines")) as started:
+        yield started
+
+
+@dataclass(frozen=True)
+class OnCluster(Search):
+    """A search on a cluster."""
+
+    machines: Machines | None = None
+
+    def start(self, output: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
+        assert self.machines is not None
+        with output.open("w") as file:
+            return subprocess.Popen(
+                [*self.command(*more), "--address", self.machines.address],
+                stdout=file, stderr=subprocess.STDOUT, text=True, cwd=self.folder.parent,
+                env={**self.machines.environment, **environment},
+            )  # fmt: skip
+
+    def refused(self, *more: str, **environment: str) -> str:
+        """What is printed, within seconds, by a search that does not begin."""
+        output = self.folder.with_suffix(".printed")
+        process = self.start(output, *more, **environment)
+        try:
+            assert process.wait(PATIENCE) == 2, output.read_text()
+        finally:
+            process.kill()
+        assert not self.folder.exists()
+        assert "Traceback" not in output.read_text()
+        return output.read_text()
+
+
+def test_a_machine_that_does_not_fit_is_refused_with_all_its_faults(
+    machines: Machines, birds: Path, tmp_path: Path
+) -> None:
+    """Row 17: the output folder is another one there; and so are the images."""
+    if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
+        pytest.skip("this user may not mount")
+    search = OnCluster(tmp_path / "search", birds, trials=2, epochs=4, machines=machines)
+    mounts = f"mount -t tmpfs tmpfs {tmp_path} && mount --bind {birds / 'crow'} {birds}"
+    with another_machine(machines, tmp_path.parent, mounts):
+        printed = search.refused()
+    told = [line for line in printed.splitlines() if line.startswith("node ")]
+    assert len(told) == 2, printed
+    assert "output folder" in told[0] and "is not the folder of that name" in told[0]
+    assert "data_dir" in told[1] and "24 images, here 72" in told[1]
+
+
+def test_more_devices_than_a_machine_has_are_refused_with_both_numbers(
+    machines: Machines, birds: Path, tmp_path: Path
+) -> None:
+    """Row 18."""
+    search = OnCluster(tmp_path / "search", birds, trials=2, epochs=4, concurrent=3, machines=machines)
+    assert "--concurrent: 3 trials side by side on 2 CPU cores of 3 machines; at most 2" in search.refused()
+    search = OnCluster(tmp_path / "other", birds, trials=2, epochs=4, machines=machines)
+    printed = search.refused("devices=2")
+    assert "devices: 2: a trial cannot span more than the 1 CPU cores of any one machine" in printed
+
+
+def test_another_token_is_refused_and_says_where_it_stands(machines: Machines, birds: Path, tmp_path: Path) -> None:
+    search = OnCluster(tmp_path / "search", birds, trials=2, epochs=4, machines=machines)
+    printed = search.refused(RAY_AUTH_TOKEN="another token than the machines have")
+    assert "another authentication token" in printed and "~/.ray/auth_token" in printed
+
+
+def test_trials_of_a_lost_machine_go_on_on_another(machines: Machines, birds: Path, tmp_path: Path) -> None:
+    """Row 19, and where no machine is left."""
+    search = OnCluster(tmp_path / "search", birds, trials=7, epochs=12, concurrent=2, machines=machines)
+    output = tmp_path / "printed"
+    process = search.start(output)
+    try:
+        # Both machines work: trials spread.
+        deadline = time.monotonic() + PATIENCE
+        while not all(busy := machines.trials().values()) or not two_are_under_way(search):
+            assert process.poll() is None and time.monotonic() < deadline, (output.read_text(), busy)
+            time.sleep(0.1)
+        first, _ = machines.raylets
+        before, since = search.known(), time.monotonic()
+        machines.kill(first)
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+    print(f"ended {time.monotonic() - since:.0f} s after the loss")
+    printed = output.read_text()
+    assert process.returncode == 0, printed
+    assert "2 CPU cores of 2 machines" in printed
+    after = search.known()
+    assert not lost(before, after)
+    assert sum(record.failures for record in after.values()) == 1
+    listed = search.leaderboard()
+    assert sorted(row["trial"] for row in listed) == sorted(after)
+    stages = [row["stage"] for row in listed]
+    assert [stages.count(stage) for stage in ("defaults", "lr", "temperature", "confirm")] == [1, 3, 3, 2]
+    assert {row["status"] for row in listed} <= {"completed", "pruned"}
+    for name, epochs in search.trained().items():
+        assert epochs == list(range(1, len(after[name].curve) + 1)), name  # from its checkpoint: none is trained twice
+
+
+def two_are_under_way(search: Search) -> bool:
+    running = [record for record in search.known().values() if not record.ended]
+    return len(running) == 2 and all(len(record.curve) >= 2 for record in running)
