@@ -30,10 +30,10 @@ class Devices:
     gpus: float
     total_gpus: int
     since: float  # when the command began to use them, by the monotonic clock
-    parameters: int = 0  # of the network, which was built once
     cards: tuple[Gpu, ...] = ()  # the GPUs with their memory, as far as the driver tells
     total_cpus: int = 0
     machines: int = 1  # that trials run on
+    parameters: int = 0  # of the network, which was built once
 
     def describe(self) -> str:
         """One line for the plan."""

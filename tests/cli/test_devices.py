@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from phenoscape_tune.cli import train, tune
-from phenoscape_tune.cli.devices import Devices, batch_warnings, describe_devices
+from phenoscape_tune.cli.devices import Devices, batch_warnings, describe_devices, find_address
 from phenoscape_tune.config import build_config
 from phenoscape_tune.search.display import describe_plan
 from phenoscape_tune.search.plan import make_plan
@@ -32,6 +32,20 @@ def test_what_the_trials_can_count_with() -> None:
     assert Devices(4, 2, 0.5, 2, 0.0, CARDS).memory_gib == 7.3
     assert Devices(2, 4, 1.0, 2, 0.0, CARDS[:1]).memory_gib == 23.5
     assert Devices(2, 1, 0.0, 0, 0.0).memory_gib is None
+
+
+def test_devices_of_several_machines_are_told_as_such() -> None:
+    assert Devices(4, 2, 0.0, 0, 0.0, total_cpus=8, machines=2).describe() == "8 CPU cores of 2 machines"
+    assert Devices(4, 2, 1.0, 4, 0.0, total_cpus=8).describe() == "4 GPUs"
+
+
+def test_a_flag_wins_over_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert find_address(None) is None
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert find_address(None) == "head:6379"
+    assert find_address("auto") == "auto"
+    assert find_address("local") is None
 
 
 def test_the_batch_size_that_will_run_is_the_one_that_is_judged() -> None:

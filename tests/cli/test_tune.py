@@ -558,11 +558,29 @@ def test_the_stages_follow_the_documented_order_whatever_the_order_in_the_file(
     ]
 
 
-@pytest.mark.parametrize("flag", ["--address=auto"])
-def test_flags_of_later_versions_are_refused_and_not_ignored(
-    space: Path, capsys: pytest.CaptureFixture[str], flag: str
+def test_a_cluster_that_nobody_answers_for_is_refused_before_anything_is_written(
+    space: Path, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "does nothing in this version yet" in bad(capsys, "--space", space, flag)
+    arguments = ["--space", space, "--out", tmp_path / "out", f"data_dir={birds}", *TINY, "--max-epochs", "4"]
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # another test may have started this process's Ray
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    assert "--address 127.0.0.1:9: nobody answers there" in bad(capsys, *arguments)
+    assert "--address ray://head:1: is not auto or HOST:PORT" in bad(capsys, *arguments, "--address", "ray://head:1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_for_a_cluster_counts_nothing_of_this_machine(
+    space: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("--space", space, "--dry-run", "--address", "head:6379", "--concurrent", 64) == 0
+    out, err = capsys.readouterr()
+    assert "devices: those of the cluster at head:6379 (not asked), 64 trials at a time" in out
+    assert "CPU core" not in out + err
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert run("--space", space, "--dry-run") == 0
+    assert "the cluster at head:6379" in capsys.readouterr().out
+    assert run("--space", space, "--dry-run", "--address", "local") == 0
+    assert "cluster" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--space", "lr_temp", "bachsize=8"], ["--space", "lr_tmp"]])

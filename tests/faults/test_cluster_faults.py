@@ -21,11 +21,26 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
         yield started
 
 
+# Each trial takes longer than the start of a process for it; none is stopped early, none is repeated.
+SPACE = """
+parameters:
+  lr: {type: loguniform, low: 1.0e-4, high: 1.0e-2}
+scheduler: {grace_epochs: 30, reduction_factor: 2}
+budget: {trials: 4, max_epochs: 30}
+confirm: null
+"""
+
+
 @dataclass(frozen=True)
 class OnCluster(Search):
     """A search on a cluster."""
 
     machines: Machines | None = None
+
+    def command(self, *more: str) -> list[str]:
+        made = [*super().command(*more), "input_size=64"]
+        self.folder.with_suffix(".yaml").write_text(SPACE)
+        return made
 
     def start(self, output: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
         assert self.machines is not None
@@ -55,7 +70,7 @@ def test_a_machine_that_does_not_fit_is_refused_with_all_its_faults(
     """Row 17: the output folder is another one there; and so are the images."""
     if subprocess.run(["unshare", "--mount", "true"], check=False).returncode:
         pytest.skip("this user may not mount")
-    search = OnCluster(tmp_path / "search", birds, trials=2, epochs=4, machines=machines)
+    search = OnCluster(tmp_path / "search", birds, trials=4, epochs=30, machines=machines)
     mounts = f"mount -t tmpfs tmpfs {tmp_path} && mount --bind {birds / 'crow'} {birds}"
     with another_machine(machines, tmp_path.parent, mounts):
         printed = search.refused()
@@ -69,22 +84,22 @@ def test_more_devices_than_a_machine_has_are_refused_with_both_numbers(
     machines: Machines, birds: Path, tmp_path: Path
 ) -> None:
     """Row 18."""
-    search = OnCluster(tmp_path / "search", birds, trials=2, epochs=4, concurrent=3, machines=machines)
+    search = OnCluster(tmp_path / "search", birds, trials=4, epochs=30, concurrent=3, machines=machines)
     assert "--concurrent: 3 trials side by side on 2 CPU cores of 3 machines; at most 2" in search.refused()
-    search = OnCluster(tmp_path / "other", birds, trials=2, epochs=4, machines=machines)
+    search = OnCluster(tmp_path / "other", birds, trials=4, epochs=30, machines=machines)
     printed = search.refused("devices=2")
     assert "devices: 2: a trial cannot span more than the 1 CPU cores of any one machine" in printed
 
 
 def test_another_token_is_refused_and_says_where_it_stands(machines: Machines, birds: Path, tmp_path: Path) -> None:
-    search = OnCluster(tmp_path / "search", birds, trials=2, epochs=4, machines=machines)
+    search = OnCluster(tmp_path / "search", birds, trials=4, epochs=30, machines=machines)
     printed = search.refused(RAY_AUTH_TOKEN="another token than the machines have")
     assert "another authentication token" in printed and "~/.ray/auth_token" in printed
 
 
 def test_trials_of_a_lost_machine_go_on_on_another(machines: Machines, birds: Path, tmp_path: Path) -> None:
     """Row 19, and where no machine is left."""
-    search = OnCluster(tmp_path / "search", birds, trials=7, epochs=12, concurrent=2, machines=machines)
+    search = OnCluster(tmp_path / "search", birds, trials=4, epochs=30, concurrent=2, machines=machines)
     output = tmp_path / "printed"
     process = search.start(output)
     try:
@@ -109,8 +124,8 @@ def test_trials_of_a_lost_machine_go_on_on_another(machines: Machines, birds: Pa
     listed = search.leaderboard()
     assert sorted(row["trial"] for row in listed) == sorted(after)
     stages = [row["stage"] for row in listed]
-    assert [stages.count(stage) for stage in ("defaults", "lr", "temperature", "confirm")] == [1, 3, 3, 2]
-    assert {row["status"] for row in listed} <= {"completed", "pruned"}
+    assert sorted(stages) == ["defaults", "lr", "lr", "lr"]
+    assert {row["status"] for row in listed} == {"completed"}
     for name, epochs in search.trained().items():
         assert epochs == list(range(1, len(after[name].curve) + 1)), name  # from its checkpoint: none is trained twice
 

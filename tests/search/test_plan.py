@@ -8,7 +8,7 @@ import pytest
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import METRICS
-from phenoscape_tune.search.plan import Plan, make_plan, share_devices
+from phenoscape_tune.search.plan import Plan, make_plan, share_devices, share_machines
 from phenoscape_tune.search.space import build_space
 
 LR = {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-1}}
@@ -59,6 +59,34 @@ def test_a_trial_on_several_devices_has_them_for_itself() -> None:
         UserError, match=r"--concurrent: 3 trials side by side, each on 2 devices, on 4 GPUs; at most 2"
     ):
         share_devices(cpus=16, gpus=4, concurrent=3, devices=2)
+
+
+def test_trials_are_counted_by_machine() -> None:
+    head, small, big = (0, 0), (3, 0), (8, 0)
+    assert share_machines([head, small, small], None) == (6, 1, 0.0)
+    # A trial lies on one machine: six cores are no room for two trials of three, and four are not one of four.
+    assert share_machines([head, small, small], 2) == (2, 3, 0.0)
+    assert share_machines([head, small, small], 3) == (3, 1, 0.0)
+    assert share_machines([small, big], 2) == (2, 4, 0.0)
+    assert share_machines([small, small], None, devices=2) == (2, 3, 0.0)
+    with pytest.raises(UserError, match=r"devices: 4: a trial cannot span more than the 3 CPU cores of any one mach"):
+        share_machines([head, small, small], None, devices=4)
+    with pytest.raises(UserError, match=r"--concurrent: 7 trials side by side on 6 CPU cores of 3 machines; at most 6"):
+        share_machines([head, small, small], 7)
+    with pytest.raises(UserError, match=r"devices: 1: .* 0 CPU cores"):
+        share_machines([head], None)
+
+
+def test_gpus_are_counted_by_machine() -> None:
+    cards = [(8, 2), (8, 2), (64, 0)]
+    assert share_machines(cards, None) == (4, 4, 1.0)
+    assert share_machines(cards, 2) == (2, 8, 1.0)  # one a machine
+    assert share_machines(cards, 8) == (8, 2, 0.5)
+    assert share_machines(cards, None, devices=2) == (2, 8, 2.0)
+    with pytest.raises(UserError, match=r"devices: 3: .* 2 GPUs of any one machine"):
+        share_machines(cards, None, devices=3)
+    with pytest.raises(UserError, match=r"--concurrent: 17 .* 16 CPU cores of 3 machines; at most 16"):
+        share_machines(cards, 17)
 
 
 def test_what_trials_leave_to_the_winners_training_is_told(tmp_path: Path) -> None:
