@@ -31,7 +31,7 @@ def test_an_address_where_something_else_answers_is_refused_within_seconds(monke
     monkeypatch.setattr("phenoscape_tune.search.cluster.ANSWER_SECONDS", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         since = time.monotonic()
-        with pytest.raises(UserError, match="no Ray cluster answers within 3 s"):
+        with pytest.raises(UserError, match="no Ray cluster answers there within 3 s"):
             check_address(f"127.0.0.1:{mute.getsockname()[1]}")
         assert time.monotonic() - since < 20
 
