@@ -25,6 +25,7 @@ from pydantic_core import ErrorDetails
 
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.files import write_whole
+from phenoscape_tune.storage import check_url, is_url
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping, parse_scalar
 
 
@@ -45,6 +46,15 @@ def _blur_range(sigmas: tuple[float, float]) -> tuple[float, float]:
     if sigmas[0] > sigmas[1]:
         raise ValueError("the bounds are reversed; write the smaller sigma first")
     return sigmas
+
+
+def _local(path: str) -> str:
+    if is_url(path):
+        raise ValueError(
+            "is remote, while logs are appended to and files are locked here; write a local folder, and storage=URL "
+            "for a copy of it there"
+        )
+    return path
 
 
 class _Keys(BaseModel):
@@ -100,7 +110,9 @@ class TrainConfig(_Keys):
 
     # Data
     data_dir: str | None = Field(None, description="Folder of images, searched recursively.")
-    out_dir: str = Field("outputs/train", description="Folder for checkpoints, logs and the resolved configuration.")
+    out_dir: Annotated[str, AfterValidator(_local)] = Field(
+        "outputs/train", description="Folder for checkpoints, logs and the resolved configuration."
+    )
     labels: str | None = Field(
         None, description="CSV (filename,label[,group]) instead of class sub-folders; used for the objective only."
     )
@@ -121,6 +133,11 @@ class TrainConfig(_Keys):
     )
     cache_dir: str | None = Field(
         None, description="Folder for packed images; null: $PHENOSCAPE_CACHE or the user's cache folder."
+    )
+    storage: Annotated[str, AfterValidator(check_url)] | None = Field(
+        None,
+        description="URL of a folder, such as s3://bucket/birds, to which checkpoints, logs and results are copied; "
+        "null: none.",
     )
     pack: bool = Field(
         True,
@@ -404,6 +421,8 @@ def describe_fault(fault: ErrorDetails, known: Mapping[str, Any]) -> str:
     if fault["type"] == "missing":
         return f"{key}: is missing"
     message = message[0].lower() + message[1:]
+    if key == "storage":  # there may be a password in it
+        return f"storage: {message}"
     return f"{key}: {value!r} is not valid: {message}{_remedy(known.get(key))}"
 
 

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "phenoscape_tune"
 # From the ground up; a module imports from lower floors, and within its own folder.
 FLOORS = [
     {"errors", "versions"},
-    {"files"},
+    {"files", "storage"},
     {"yaml_file"},
     {"config"},
     {"ranks"},

@@ -16,6 +16,7 @@ from typing import Any
 
 from phenoscape_tune.config import TrainConfig, advice, build_config, find_file, load_config, merge, unsupported_keys
 from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.storage import Storage
 from phenoscape_tune.yaml_file import load_mapping
 
 DONE, OTHER_FAULT, INPUT_FAULT, INTERRUPTED = 0, 1, 2, 130
@@ -93,6 +94,12 @@ def check_supported(config: TrainConfig, source: str) -> None:
     lines = unsupported_keys(config)
     if lines:
         raise UserError("\n".join(f"{source}: {line}" for line in lines))
+
+
+def check_storage(config: TrainConfig) -> None:
+    """Raise UserError where the remote storage that a configuration names cannot be written and read."""
+    if config.storage is not None:
+        Storage(config.storage).check()
 
 
 def warn(lines: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from phenoscape_tune.cli.saved_search import SEARCH_FILE, read_search
 from phenoscape_tune.config import TrainConfig, build_config, flatten, parse_overrides
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace, build_space, load_space, share_faults
+from phenoscape_tune.storage import is_url
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.parts import Parts
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 def search_folder(args: argparse.Namespace) -> Path:
     """The absolute folder of a search."""
+    if args.out and is_url(args.out):
+        raise UserError(
+            f"--out: {args.out} is remote, while the journal of a search is locked, appended to and synced, which "
+            "needs a file system; write a local folder, and storage=URL for a copy of it there"
+        )
     if args.out:
         return Path(args.out).expanduser().absolute()
     if args.name is None and args.space is None:

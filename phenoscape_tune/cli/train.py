@@ -6,6 +6,7 @@ import argparse
 import logging
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from phenoscape_tune.cli.common import (
     INTERRUPTED,
     OTHER_FAULT,
     check_folder,
+    check_storage,
     check_supported,
     ensure_data,
     pack_progress,
@@ -28,6 +30,7 @@ from phenoscape_tune.cli.common import (
 from phenoscape_tune.cli.devices import batch_warnings
 from phenoscape_tune.config import TrainConfig, build_config, load_config, merge, parse_overrides, unsupported_keys
 from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.storage import Storage, is_url, split_url
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
 from phenoscape_tune.training.disk import check_space, run_bytes
 from phenoscape_tune.training.gpus import visible_gpus
@@ -61,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     args = build_parser().parse_intermixed_args(argv)
-    resume = Path(args.resume).absolute() if args.resume else None
+    resume = None
+    if args.resume:
+        resume = _fetch(args) if is_url(args.resume) else Path(args.resume).absolute()
     config = _resolve_resumed(args, resume) if resume else resolve_config(args.config, parse_overrides(args.overrides))
     if args.dry_run:
         print(dump_mapping(config.to_mapping()), end="")
@@ -82,6 +87,32 @@ def _train(argv: Sequence[str]) -> int:
     config = config.model_copy(update={"out_dir": str(folder)})
     with show_details(args.verbose):
         return _run(config, resume, args.quiet)
+
+
+def _fetch(args: argparse.Namespace) -> Path:
+    """The checkpoint of a run in remote storage, with its configuration, fetched into the run's local folder.
+
+    Raises UserError where it is not there, or the folder exists already.
+    """
+    if args.dry_run:
+        raise UserError("--dry-run: fetches nothing, so it cannot tell of a run in remote storage; leave it out")
+    url, name = split_url(args.resume, 2)
+    storage = Storage(url)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            own = Path(scratch) / "config.yaml"
+            if not storage.download("config.yaml", own):
+                raise UserError(f"--resume: {url}: holds no config.yaml, so {name} is no checkpoint of a run there")
+            folder = Path(load_config(str(own), parse_overrides(args.overrides)).out_dir).expanduser().absolute()
+        hint = f"go on with --resume {folder / name}, or write another out_dir=FOLDER"
+        check_folder(folder, RUN_FILES, args.overwrite, hint)
+        prepare_folder(folder, RUN_FILES)
+        storage.download("config.yaml", folder / "config.yaml")
+        if not storage.download(name, folder / name):
+            raise UserError(f"--resume: {args.resume}: no such checkpoint")
+    except OSError as error:
+        raise UserError(f"--resume: {args.resume}: cannot be fetched ({error})") from error
+    return folder / name
 
 
 def _tell_memory(config: TrainConfig, quiet: bool) -> None:
@@ -125,6 +156,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     from phenoscape_tune.data.parts import open_parts
 
     folder = Path(config.out_dir)
+    check_storage(config)
     parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
     if not quiet:
         print("loading torch ...", file=sys.stderr, flush=True)
@@ -156,7 +188,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     options = RunOptions(resume=resume, reported_epochs=config.max_epochs, notes=tuple(notes))
     try:
         with show_training(quiet):
-            rows = launch(config, lambda row: None, options, parts)
+            rows = launch(config, lambda row: warn([row["note"]] if "note" in row else []), options, parts)
     except NoSpaceLeft as error:
         again = f"go on with:\n  {_resume_command(last)}" if last.is_file() else "run the same command with --overwrite"
         print(f"error: {error}; free some, then {again}", file=sys.stderr)

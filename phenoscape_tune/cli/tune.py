@@ -16,6 +16,7 @@ from phenoscape_tune.cli.common import (
     OTHER_FAULT,
     available_cpus,
     check_folder,
+    check_storage,
     check_supported,
     ensure_data,
     prepare_folder,
@@ -50,6 +51,7 @@ from phenoscape_tune.cli.saved_search import (
 from phenoscape_tune.config import TrainConfig, unsupported_keys
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.search.space import SearchSpace
+from phenoscape_tune.storage import Mirror, Storage
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
 from phenoscape_tune.training.disk import describe_bytes, free_bytes
 from phenoscape_tune.training.gpus import visible_gpus
@@ -59,6 +61,9 @@ if TYPE_CHECKING:
     from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.plan import Plan
     from phenoscape_tune.search.study import TrialRecord
+
+
+_MIRRORED = ("study.journal", "leaderboard.csv", "best.yaml", "summary.json", "report.html")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -147,6 +152,7 @@ def _search(args: argparse.Namespace, folder: Path) -> int:
     check_folder(folder, SEARCH_FILES, args.overwrite, f"go on with it by '{resume_command(folder)}'")
     plan, parts = look_at_data(space, ensure_data(base), max_epochs, folder, args.quiet)
     warm = read_earlier_trials(args, plan, parts)
+    check_storage(base)
     devices = start_devices(args, plan)
     plan = measure_batch_sizes(plan, parts, devices, args.quiet)
     _show_plan(args, plan, parts, devices)
@@ -173,13 +179,17 @@ def _resume(args: argparse.Namespace, folder: Path) -> int:
     with _one_at_a_time(folder):
         conductor = open_conductor(plan)
         if conductor.settle():
-            return _finish(conductor)
+            # One that has been told needs no storage, which may be out of reach by now.
+            told = (folder / "summary.json").exists()
+            with Mirror(None, folder) if told else open_mirror(plan) as mirror:
+                return _finish(conductor, mirror)
         _, parts = look_at_data(space, base, max_epochs, folder, args.quiet)
         if parts.fingerprint != saved["data"]:
             raise UserError(
                 f"{base.data_dir}: holds other images, classes or parts than when the search in {folder} was started, "
                 "so its trials cannot be compared with new ones; start a new search (--name or --overwrite)"
             )
+        check_storage(base)
         devices = start_devices(args, plan)
         _show_plan(args, plan, parts, devices)
         return _run(args, plan, devices)
@@ -270,20 +280,34 @@ def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[
     conductor = open_conductor(plan, devices, warm)
     again = resume_command(conductor.plan.folder, args.address)
     advice = f"interrupted; everything reported is kept. Go on with:\n  {again}"
-    try:
-        write_experiment(conductor.plan)
-        with Display(conductor, args.quiet, devices.concurrent) as display:
-            shares = (devices.concurrent, devices.cpus, devices.gpus)
-            ended = run_search(conductor, display, *shares, verbose=args.verbose, advice=advice)
-    except KeyboardInterrupt:
-        ended = False
-    if not ended:
-        print(f"\n{advice}")
-        return INTERRUPTED
-    return _finish(conductor)
+    with open_mirror(plan) as mirror:
+        try:
+            write_experiment(conductor.plan)
+            with Display(conductor, args.quiet, devices.concurrent) as display:
+                shares = (devices.concurrent, devices.cpus, devices.gpus)
+                ended = run_search(conductor, display, *shares, verbose=args.verbose, advice=advice, mirror=mirror)
+        except KeyboardInterrupt:
+            ended = False
+        if not ended:
+            print(f"\n{advice}")
+            return INTERRUPTED
+        return _finish(conductor, mirror)
 
 
-def _finish(conductor: Conductor) -> int:
+@contextmanager
+def open_mirror(plan: Plan) -> Iterator[Mirror]:
+    """The search's copy on remote storage, where it has one: its question at once, all that it holds at the end."""
+    storage = None if plan.base.storage is None else Storage(plan.base.storage)
+    with Mirror(storage, plan.folder, lambda line: warn([line])) as mirror:
+        mirror.put(SEARCH_FILE)
+        try:
+            yield mirror
+        finally:
+            mirror.put(*(name for name in _MIRRORED if (plan.folder / name).exists()))
+            mirror.put_folder("logs")
+
+
+def _finish(conductor: Conductor, mirror: Mirror) -> int:
     from phenoscape_tune.search.display import describe_outcome
     from phenoscape_tune.search.report import decide, write_best, write_leaderboard, write_summary
     from phenoscape_tune.search.report_page import write_report
@@ -301,7 +325,7 @@ def _finish(conductor: Conductor) -> int:
         write_report(conductor, outcome)
         write_pictures(conductor, outcome)
         write_summary(conductor, outcome)
-    Retention(conductor).sweep(None if outcome is None else outcome.best.record.name)
+    Retention(conductor, mirror).sweep(None if outcome is None else outcome.best.record.name)
     print("\n".join(["", *describe_outcome(conductor, outcome, best)]))
     return DONE if outcome else OTHER_FAULT
 

@@ -16,6 +16,7 @@ from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import COMPLETED, Study, TrialRecord, confirm_stage
+from phenoscape_tune.storage import join_url
 
 # Shares of a range, on its own scale: what a second look at a known winner searches, and of a stage's trials, what is
 # kept back for a range that proves too narrow.
@@ -94,6 +95,8 @@ class Course:
         for key, value in record.values.items():
             set_key(own, key, value)
         own["out_dir"] = str(self.plan.folder / "trials" / record.name)
+        if self.plan.base.storage is not None:
+            own["storage"] = join_url(self.plan.base.storage, "trials", record.name)
         own |= {"devices": trial_devices(self.plan.base), "early_stopping": None}
         if record.seed is not None:
             own["seed"] = record.seed

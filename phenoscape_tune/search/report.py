@@ -24,6 +24,7 @@ from phenoscape_tune.search.edges import Edge, find_edges
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.study import COMPLETED, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.storage import join_url
 from phenoscape_tune.versions import versions
 from phenoscape_tune.yaml_file import dump_mapping
 
@@ -218,6 +219,8 @@ def write_best(plan: Plan, outcome: Outcome) -> Path:
     for key, value in outcome.best.record.values.items():
         set_key(values, key, value)
     values["out_dir"] = str(plan.folder / "best")
+    if plan.base.storage is not None:
+        values["storage"] = join_url(plan.base.storage, "best")
     config = build_config(merge(plan.base.to_mapping(), values), "best.yaml")
     path = plan.folder / "best.yaml"
     comment = f"# {outcome.best.record.name} of {plan.folder.name}: {outcome.verdict}\n"

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.storage import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,9 @@ def kept_at_most(keep: int, top_k: int) -> int:
 class Retention:
     """Removes the checkpoints that a search no longer needs. What it writes of a trial beside them stays."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, mirror: Mirror | None = None) -> None:
         self._conductor = conductor
+        self._mirror = mirror
         self._removed: set[str] = set()
         self._trimmed: set[str] = set()
 
@@ -42,6 +44,8 @@ class Retention:
             if record.name not in needed:
                 self._removed.add(record.name)
                 _remove(folder, _FILES)
+                if self._mirror is not None:
+                    self._mirror.remove_folder(f"trials/{record.name}/checkpoints")
             elif record.name not in self._trimmed:
                 self._trimmed.add(record.name)
                 _remove(folder, (_BEFORE,))  # of no use to a trial that is not resumed

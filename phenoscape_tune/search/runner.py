@@ -27,6 +27,7 @@ from phenoscape_tune.search.report import write_leaderboard
 from phenoscape_tune.search.retention import Retention
 from phenoscape_tune.search.study import INFEASIBLE
 from phenoscape_tune.search.trial import DIES, ENDED, FULL_DISK, NOTE, run_trial
+from phenoscape_tune.storage import Mirror
 
 # isort: split
 from ray import tune
@@ -101,11 +102,12 @@ def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, A
 class _Reports(_NotSaved, FIFOScheduler):
     """Tune's scheduler: passes reports to the conductor, and its decision back."""
 
-    def __init__(self, conductor: Conductor, display: Display) -> None:
+    def __init__(self, conductor: Conductor, display: Display, mirror: Mirror | None) -> None:
         super().__init__()
+        self._mirror = mirror
         self._conductor = conductor
         self._display = display
-        self._retention = Retention(conductor)
+        self._retention = Retention(conductor, mirror)
         self.interrupted = False
         self.full_disk: NoSpaceLeft | None = None
         # When each running trial was last heard of, by the monotonic clock, and how long it may be silent.
@@ -179,6 +181,8 @@ class _Reports(_NotSaved, FIFOScheduler):
         if self._news and since - self._told >= self._telling / WRITING_SHARE:
             write_leaderboard(self._conductor)
             self._retention.sweep()
+            if self._mirror is not None:
+                self._mirror.put("study.journal", "leaderboard.csv")
             self._told, self._telling, self._news = since, time.monotonic() - since, False
         self._display.update(epoch)
 
@@ -261,6 +265,7 @@ def run_search(
     verbose: bool = False,
     trial: Callable[[dict[str, Any]], None] = run_trial,
     advice: str = "interrupted",
+    mirror: Mirror | None = None,
 ) -> bool:
     """Run a search to its end. Returns False where it was interrupted; everything reported is in the study then.
 
@@ -271,8 +276,9 @@ def run_search(
         cpus, gpus: what each trial reserves; its threads are as many as its CPUs.
         trial: runs one task in a Ray actor.
         advice: what a second Ctrl-C, which ends at once, leaves the user with.
+        mirror: copies the journal and the leaderboard to remote storage as trials end.
     """
-    reports = _Reports(conductor, display)
+    reports = _Reports(conductor, display, mirror)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory(prefix="phenoscape_tune-") as scratch:
         tuner = tune.Tuner(

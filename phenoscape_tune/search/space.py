@@ -24,6 +24,7 @@ _FIXED = {
     *("data_dir", "out_dir", "labels", "group_by", "val_fraction", "test_fraction", "split_seed", "max_unreadable"),
     *(
         "cache_dir",
+        "storage",
         "pack",
         "modality",
         "max_epochs",

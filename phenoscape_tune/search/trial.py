@@ -90,12 +90,12 @@ def run_trial(task: dict[str, Any]) -> None:
 
 def _train(task: dict[str, Any], config: TrainConfig, report: Callable[[dict[str, Any]], None]) -> None:
     """Train, and say why where that cannot go on to its end. Raises NoSpaceLeft where the disk is full."""
-    from phenoscape_tune.training.checkpoint import find_last
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.memory import OutOfMemory
     from phenoscape_tune.training.run import Diverged, RunOptions
+    from phenoscape_tune.training.uploads import find_last
 
-    resume, note = find_last(Path(config.out_dir) / "checkpoints") if task["resume"] else (None, None)
+    resume, note = find_last(config, task["reported_epochs"]) if task["resume"] else (None, None)
     options = RunOptions(
         resume=resume,
         reported_epochs=task["reported_epochs"],

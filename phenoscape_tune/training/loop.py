@@ -25,6 +25,7 @@ from phenoscape_tune.training.monitor import Monitor, Progress, open_monitor
 from phenoscape_tune.training.run import Diverged, Row, Run, RunOptions, describe, save, start_run, stream
 from phenoscape_tune.training.schedule import learning_rate, set_learning_rate
 from phenoscape_tune.training.step_clock import StepClock
+from phenoscape_tune.training.uploads import open_uploads, put_checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,14 @@ def train_simclr(
 
 def _train(run: Run, report: Callable[[Row], None], options: RunOptions) -> list[Row]:
     config, steps = run.config, run.batches.steps(run.parts.split.train)
+    said: list[str] = []  # on uploads, for who hears the reports
+
+    def say(line: str) -> None:
+        log.warning("%s", line)
+        said.append(line)
+
     with (
+        open_uploads(config, say) as uploads,
         open_monitor(run.folder, options.hparams, run.epoch, steps) as monitor,
         run.gradient_step.naming_out_of_memory(),
     ):
@@ -80,12 +88,12 @@ def _train(run: Run, report: Callable[[Row], None], options: RunOptions) -> list
             validated = time.perf_counter()
             row["seconds"] = validated - started
             run.history.append(row)
-            save(run)
+            put_checkpoints(uploads, best=save(run))
             told = (trained - started, validated - trained, time.perf_counter() - validated)
             log.debug("epoch %d: %.2f s of training, %.2f s of validation, %.2f s of saving", run.epoch, *told)
             monitor.epoch(row, config.max_epochs)
             monitor.advise(advisor.look(run.history))
-            report(row)
+            report({**row, "note": said.pop()} if said else row)
     return run.history
 
 

@@ -251,9 +251,11 @@ def describe(run: Run) -> None:
         log.info("goes on after epoch %d", run.epoch)
 
 
-def save(run: Run) -> None:
+def save(run: Run) -> bool:
+    """Save a checkpoint, on the first rank; returns whether its epoch is the best so far."""
+    scores = [run.metric.sign * row["objective"] for row in run.history]
+    best = scores[-1] >= max(scores)
     if ranks.rank() == 0:
-        scores = [run.metric.sign * row["objective"] for row in run.history]
         state = checkpoint.State(
             model=run.encoder.state_dict(),
             optimizer=run.optimizer.state_dict(),
@@ -262,10 +264,10 @@ def save(run: Run) -> None:
             epoch=run.epoch,
             history=run.history,
         )
-        best = scores[-1] >= max(scores)
         checkpoint.save(state, run.folder / "checkpoints", best=best)
         written = "last.ckpt and best.ckpt" if best else "last.ckpt"
         log.debug("wrote %s of epoch %d in %s", written, run.epoch, run.folder / "checkpoints")
+    return best
 
 
 def stream(*numbers: int) -> int:

@@ -18,7 +18,7 @@ from phenoscape_tune.search.study import read_trials
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.yaml_file import load_mapping
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = (
@@ -59,7 +59,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 def tune(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "scripts" / "tune.py", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=ROOT)
 
 
 Train = Callable[..., tuple[int, str]]
@@ -148,7 +148,7 @@ def test_a_search_on_a_full_disk_stops_whole_and_goes_on(
             if re.search(r"defaults-00-\w+ .*completed", line):
                 break
         filler = fill(disk, left=100_000)
-        told, error = search.communicate(timeout=240)
+        told, error = search.communicate(timeout=400)
     assert search.returncode == 1, told + error
     assert "Traceback" not in error and error.count("No space left") == 1, error
     assert str(disk) in error and f"python scripts/tune.py --resume --out {out}" in error

@@ -1,0 +1,190 @@
+"""Remote storage, against a server on loopback that speaks S3, and a folder."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from phenoscape_tune.config import build_config
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.storage import Mirror, Storage, join_url, split_url
+
+
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.slow)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of each kind of storage."""
+    if request.param == "file":
+        return f"file://{tmp_path}/remote/runs"
+    return str(request.getfixturevalue("bucket")) + "/runs"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_files_go_there_and_come_back(url: str, tmp_path: Path) -> None:
+    storage = Storage(url)
+    storage.check()
+    (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 1000)
+    storage.upload(tmp_path / "a.bin", "deep/er/a.bin")
+    assert Storage(join_url(url, "deep")).download("er/a.bin", tmp_path / "back" / "a.bin")
+    assert (tmp_path / "back" / "a.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
+    assert not storage.download("nothing", tmp_path / "none")
+    # What is uploaded again takes the place of what was there.
+    (tmp_path / "a.bin").write_bytes(b"new")
+    storage.upload(tmp_path / "a.bin", "deep/er/a.bin")
+    storage.download("deep/er/a.bin", tmp_path / "back" / "a.bin")
+    assert (tmp_path / "back" / "a.bin").read_bytes() == b"new"
+    storage.remove_folder("deep/er")
+    storage.remove_folder("never/there")
+    assert not storage.download("deep/er/a.bin", tmp_path / "none")
+
+
+def test_neither_the_probe_nor_a_part_is_left(tmp_path: Path) -> None:
+    storage = Storage(f"file://{tmp_path}/remote")
+    storage.check()
+    (tmp_path / "a").write_text("a")
+    storage.upload(tmp_path / "a", "a")
+    assert names(tmp_path / "remote") == ["a"]
+
+
+def test_what_cannot_be_written_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"storage: file://.*: cannot be written and read .*leave storage out"):
+        Storage(f"file://{tmp_path}/file/below").check()
+    with pytest.raises(UserError, match=r"the scheme nope is unknown; write s3://"):
+        Storage("nope://bucket/x")
+
+
+@pytest.mark.slow
+def test_an_endpoint_out_of_reach_and_a_missing_bucket_are_refused(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="cannot be written and read.*bucket does not exist"):
+        Storage("s3://no-such-bucket/x").check()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="cannot be written and read.*check the URL, the bucket"):
+        Storage(bucket).check()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIAKEY:sesame@bucket/x",
+        "s3://bucket/x?access_key=AKIAKEY&secret_key=sesame",
+        "s3://bucket/x?region=eu&session_token=sesame",
+    ],
+)
+def test_credentials_in_a_url_are_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(UserError, match="holds credentials.*AWS_ACCESS_KEY_ID") as refused:
+        build_config({"storage": url})
+    assert "sesame" not in str(refused.value)
+
+
+def test_no_url_and_a_remote_output_folder_are_refused() -> None:
+    with pytest.raises(UserError, match="storage: write the URL of a folder, for example s3://"):
+        build_config({"storage": "bucket/birds"})
+    with pytest.raises(UserError, match=r"out_dir: 's3://bucket/x' is not valid: is remote.*storage=URL"):
+        build_config({"out_dir": "s3://bucket/x"})
+
+
+def test_urls_keep_their_options() -> None:
+    url = "s3://bucket/a/?endpoint_override=http://host:1&scheme=http"
+    joined = join_url(url, "trials", "lr-00")
+    assert joined == "s3://bucket/a/trials/lr-00?endpoint_override=http://host:1&scheme=http"
+    assert split_url("s3://bucket/a/checkpoints/last.ckpt?x=1", 2) == ("s3://bucket/a?x=1", "checkpoints/last.ckpt")
+
+
+class Slow(Storage):
+    """A folder to which uploads take as long as a test likes, or fail."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"file://{folder}")
+        self.goes_on = threading.Event()
+        self.uploaded: list[str] = []
+        self.broken = False
+        self.tried = 0
+
+    def upload(self, source: Path, name: str) -> None:
+        self.tried += 1
+        if self.broken:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        content = source.read_text()
+        self.goes_on.wait(30)
+        super().upload(source, name)
+        self.uploaded.append(f"{name}: {content}")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "local"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_a_version_that_waits_is_superseded_and_none_overtakes_another(local: Path, tmp_path: Path) -> None:
+    storage = Slow(tmp_path / "remote")
+    with Mirror(storage, local) as mirror:
+        for version in range(1, 6):
+            (local / "last.ckpt").write_text(f"epoch {version}")
+            (local / "best.ckpt").write_text(f"epoch {version}")
+            started = time.monotonic()
+            mirror.put("last.ckpt", "best.ckpt")
+            assert time.monotonic() - started < 0.5  # training does not wait
+            if version == 1:
+                while not storage.tried:
+                    time.sleep(0.01)
+        storage.goes_on.set()
+    assert storage.uploaded[0] == "last.ckpt: epoch 1"
+    assert storage.uploaded.count("last.ckpt: epoch 5") == 1 and storage.uploaded.count("best.ckpt: epoch 5") == 1
+    assert len(storage.uploaded) == 3
+    assert (tmp_path / "remote" / "last.ckpt").read_text() == "epoch 5"
+
+
+def test_uploads_that_fail_are_tried_again_and_said_once_and_at_the_end(
+    local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("phenoscape_tune.storage.WAITS", (0.01, 0.01))
+    storage, said = Slow(tmp_path / "remote"), []
+    storage.goes_on.set()
+    storage.broken = True
+    (local / "last.ckpt").write_text("epoch 1")
+    with Mirror(storage, local, said.append) as mirror:
+        mirror.put("last.ckpt")
+        while not said:
+            time.sleep(0.01)
+        assert storage.tried == 3
+        mirror.put("last.ckpt")
+    assert len(said) == 2
+    assert "last.ckpt: upload failed (AWS Error NETWORK_CONNECTION); training goes on without" in said[0]
+    assert f"lacks last.ckpt; they are in {local}" in said[1]
+
+
+def test_what_arrives_later_is_not_said_to_lack(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phenoscape_tune.storage.WAITS", (0.01, 0.01))
+    storage, said = Slow(tmp_path / "remote"), []
+    storage.goes_on.set()
+    storage.broken = True
+    (local / "last.ckpt").write_text("epoch 1")
+    with Mirror(storage, local, said.append) as mirror:
+        mirror.put("last.ckpt")
+        while not said:
+            time.sleep(0.01)
+        storage.broken = False
+        mirror.put("last.ckpt")
+        mirror.put("gone.ckpt")  # removed before its turn came
+    assert len(said) == 1
+    assert names(tmp_path / "remote") == ["last.ckpt"]
+
+
+def test_without_storage_nothing_happens(local: Path) -> None:
+    with Mirror(None, local) as mirror:
+        mirror.put("last.ckpt")
+        mirror.put_folder("logs")
+        mirror.remove_folder("logs")
