@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 import shlex
+import shutil
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +119,99 @@ def test_no_recipe_opens_a_port_to_all_or_goes_without_a_token(path: Path) -> No
         assert word not in text
     if path.suffix in (".sbatch", ".sh"):
         assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
+
+
+# Of SLURM's own: srun runs the step, scontrol names the nodes and notes that the job is to be queued again.
+SRUN = 'while [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n'
+SCONTROL = 'if [ "$1" = show ]; then echo 127.0.0.1; else echo "$@" > "$REQUEUED"; fi\n'
+
+
+def alone(command: list[str], probe: bool = False) -> list[str]:
+    """The command where it sees no other process: Ray refuses a machine that has a Ray, and stops every Ray there."""
+    flags = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
+    inner = "true" if probe else "mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray && exec " + shlex.join(command)
+    return ["unshare", *flags, "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "bash", "-c", inner]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Any:
+    """Starts the SLURM script as SLURM would, beside the tools of SLURM that it uses; ends what is left of it."""
+    if shutil.which("unshare") is None or subprocess.run(alone([], probe=True), capture_output=True).returncode:
+        pytest.skip("processes cannot be kept apart here (unshare), and `ray stop` would end the Ray of others")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
+        (tools / name).write_text(f"#!/usr/bin/env bash\n{text}")
+        (tools / name).chmod(0o755)
+    started: list[subprocess.Popen[str]] = []
+
+    def start(log: Path, *arguments: str) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "PATH": os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "HOME": str(tmp_path),
+            "REQUEUED": str(tmp_path / "requeued"),
+            "SLURM_JOB_ID": str(os.getpid() % 10000),
+            "SLURM_JOB_NODELIST": "node",
+            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_CPUS_ON_NODE": "2",
+        }
+        with log.open("w") as file:
+            started.append(
+                subprocess.Popen(
+                    alone(["bash", str(DEPLOY / "slurm.sbatch"), *arguments]),
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def batch_script_of(process: subprocess.Popen[str]) -> int:
+    """The id of the batch script, below the process that keeps it apart."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+
+
+def wait_for(condition: Any, seconds: float, log: Path) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_job_near_its_time_limit_ends_in_order_and_goes_on_when_it_is_started_again(
+    job: Any, birds: Path, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "search", tmp_path / "job.log"
+    arguments = [
+        *("--space", "lr.yaml", "--out", str(out), "--trials", "3", "--max-epochs", "30", "--no-confirm"),
+        *("--seed", "0", f"data_dir={birds}", "backbone=test_resnet.r160_in1k", "input_size=32", "stem=standard"),
+    ]
+    first = job(log, *arguments)
+    journal = out / "study.journal"
+    wait_for(lambda: (journal.exists() and '"measured"' in journal.read_text()) or first.poll() is not None, 240, log)
+    assert first.poll() is None, log.read_text()
+    os.kill(batch_script_of(first), signal.SIGUSR1)
+    wait_for(lambda: first.poll() is not None, 120, log)
+    assert "queued again" in log.read_text() and "everything reported is kept" in log.read_text()
+    assert first.returncode == 130
+    assert (tmp_path / "requeued").read_text().startswith("requeue ")
+    assert not (out / "summary.json").exists()
+
+    again = job(log, *arguments)
+    wait_for(lambda: again.poll() is not None, 300, log)
+    assert again.returncode == 0, log.read_text()
+    with (out / "leaderboard.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["trial"] for row in rows}) == len(rows) == 3
+    assert {row["status"] for row in rows} <= {"completed", "pruned"}

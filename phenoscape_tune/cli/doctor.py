@@ -6,13 +6,14 @@ Every check is bounded in time, and what goes wrong inside of one is a row like 
 from __future__ import annotations
 
 import argparse
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from phenoscape_tune.cli.cluster_check import check_cluster
 from phenoscape_tune.cli.common import DONE, OTHER_FAULT, resolve_config
+from phenoscape_tune.cli.devices import find_address
 from phenoscape_tune.cli.machine import check_cores, check_memory, check_open_files, check_shared_memory
 from phenoscape_tune.cli.packages import check_imports, check_packages, check_python, check_ray
 from phenoscape_tune.cli.question import search_folder
@@ -75,11 +76,9 @@ def checks(args: argparse.Namespace) -> list[Check]:
         Check("data", "configuration", lambda: [row]),
         Check("data", "images", lambda: _check_data(config), 300),
     ]
-    address = args.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        from phenoscape_tune.cli.packages import check_cluster
-
-        return [*found, Check("cluster", "address", lambda: check_cluster(address), 90)]
+    address = find_address(args.address)
+    if address is not None:
+        return [*found, Check("cluster", "cluster", lambda: check_cluster(address, config, _output_folder(args)), 150)]
     return [*found, Check("cluster", "Ray", check_ray, 240)]
 
 

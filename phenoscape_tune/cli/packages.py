@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -179,19 +178,6 @@ def check_ray(seconds: float = 180) -> list[Row]:
     return [
         Row("Ray", FAULT, how, "scripts/tune.py -v shows what Ray says; its logs are in /tmp/ray/session_latest/logs")
     ]
-
-
-def check_cluster(address: str, seconds: float = 5) -> list[Row]:
-    """Whether something answers at the address of a Ray cluster (HOST:PORT)."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return [Row("address", OK, f"{address}: Ray looks for it by itself; not looked at")]
-    remedy = "check the address, that Ray runs there (ray status), and that no firewall lies between"
-    try:
-        with socket.create_connection((host, int(port)), timeout=seconds):
-            return [Row("address", OK, f"{address}: something answers there")]
-    except (OSError, OverflowError) as error:
-        return [Row("address", FAULT, f"{address}: no answer ({error})", remedy)]
 
 
 def run_apart(command: list[str], seconds: float) -> tuple[int | None, str, str]:

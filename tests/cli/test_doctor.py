@@ -70,9 +70,10 @@ def test_a_check_that_raises_or_hangs_is_a_row_and_the_rows_before_it_stay() -> 
 
 def test_an_address_is_looked_at_instead_of_a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert rows_of("--address", "127.0.0.1:1")["address"].state == FAULT
+    assert rows_of("--address", "127.0.0.1:1")["cluster"].state == FAULT
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    assert rows_of()["address"].state == FAULT
+    row = rows_of()["cluster"]
+    assert row.state == FAULT and "nobody answers there" in row.found and row.area == "cluster"
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
