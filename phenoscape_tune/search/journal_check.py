@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,10 @@ def _check(trial: FrozenTrial, where: str, states: Mapping[str, Any]) -> None:
     trial._validate()  # values within the ranges that they were drawn from
     for step, value in trial.intermediate_values.items():
         _require(isinstance(step, int) and step >= 1 and _is_number(value), f"{where}: epoch {step!r}")
+    _require(trial.values is None or (len(trial.values) == 1 and _is_number(trial.values[0])), f"{where}: its value")
+    _check_samplers(trial.system_attrs, where)
     attributes = trial.user_attrs
+    _require(_is_text(attributes.get("taken_over", "")), f"{where}: taken_over")
     if "name" not in attributes:  # a winner taken over, or one that was cut off while it was asked for
         return
     for key, sound in _ATTRIBUTES.items():
@@ -52,6 +56,19 @@ def _check(trial: FrozenTrial, where: str, states: Mapping[str, Any]) -> None:
     if trial.state.is_finished():
         status = attributes.get("status")
         _require(isinstance(status, str) and states.get(status) == trial.state, f"{where}: status: {status!r}")
+
+
+def _check_samplers(attributes: Mapping[str, Any], where: str) -> None:
+    """What Optuna noted of a trial: constraints that it violated, and in parts the values that TPE drew for it."""
+    drawn = []
+    for key, value in attributes.items():
+        if key.startswith("constraints:"):
+            _require(_is_number(value), f"{where}: {key}")
+        elif key.startswith("tpe:relative_params"):
+            _require(_is_text(value), f"{where}: {key}")
+            drawn.append(value)
+    if drawn:
+        _require(isinstance(json.loads("".join(drawn)), dict), f"{where}: tpe:relative_params")
 
 
 def _is_number(value: Any) -> bool:
@@ -67,7 +84,9 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_measured(value: Any) -> bool:
-    return isinstance(value, dict) and all(each is None or _is_number(each) for each in value.values())
+    return isinstance(value, dict) and all(
+        _is_number(each) or (each is None and key in ("error", "test_objective")) for key, each in value.items()
+    )
 
 
 def _is_values(value: Any) -> bool:
