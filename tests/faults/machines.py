@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +49,9 @@ class Machines:
         return found
 
     def kill(self, node: str) -> None:
-        """The machine is gone, without a word."""
-        os.kill(self.raylets[node], signal.SIGKILL)
+        """The machine is gone, without a word, unless it was before."""
+        with suppress(ProcessLookupError):
+            os.kill(self.raylets[node], signal.SIGKILL)
 
 
 @contextmanager

@@ -100,8 +100,8 @@ def test_another_token_is_refused_and_says_where_it_stands(machines: Machines, b
 def test_trials_of_a_lost_machine_go_on_on_another(machines: Machines, birds: Path, tmp_path: Path) -> None:
     """Row 19."""
     search = OnCluster(tmp_path / "search", birds, trials=4, epochs=30, concurrent=2, machines=machines)
-    output = tmp_path / "printed"
-    process = search.start(output)
+    output, own = tmp_path / "printed", tmp_path / "scratch"
+    process = search.start(output, PHENOSCAPE_CACHE=str(own))
     try:
         # Both machines work: trials spread.
         deadline = time.monotonic() + PATIENCE
@@ -129,6 +129,33 @@ def test_trials_of_a_lost_machine_go_on_on_another(machines: Machines, birds: Pa
     for name, epochs in search.trained().items():  # from its checkpoint: at most the epoch in flight is trained twice
         assert sorted(set(epochs)) == list(range(1, len(after[name].curve) + 1)), name
         assert len(epochs) <= len(after[name].curve) + 1, name
+
+    # Each machine packs in its own scratch folder: the ones in that of their Ray's environment (here one for both).
+    for scratch in (own, Path(machines.environment["PHENOSCAPE_CACHE"])):
+        assert len([path for path in scratch.glob("packed-*") if path.is_dir()]) == 1
+
+
+def test_where_no_machine_is_left_the_search_ends_in_order(machines: Machines, birds: Path, tmp_path: Path) -> None:
+    """Row 19, and nobody to go on: the last test, as it leaves no machine."""
+    search = OnCluster(tmp_path / "search", birds, trials=4, epochs=30, machines=machines)
+    output = tmp_path / "printed"
+    process = search.start(output, PHENOSCAPE_TUNE_PATIENCE="4")
+    try:
+        search.after_reports(process, 2)
+        before = search.known()
+        for node in machines.raylets:
+            machines.kill(node)
+        process.wait(PATIENCE)
+    finally:
+        process.kill()
+    printed = output.read_text()
+    assert process.returncode == 130, printed
+    assert "no machine that is left has as many" in printed
+    assert "the search ends here" in printed
+    assert f"python scripts/tune.py --resume --out {search.folder} --address {machines.address}" in printed
+    assert "Traceback" not in printed
+    assert not lost(before, search.known())
+    assert not [record for record in search.known().values() if record.status == "failed"]
 
 
 def two_are_under_way(search: Search) -> bool:
