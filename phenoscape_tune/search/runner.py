@@ -245,14 +245,14 @@ class _Waiting(_NotSaved, tune.Callback):
         if waited < min(NOTICE_SECONDS, self._patience):
             return
         left = any(node.cpus >= self._cpus and node.gpus >= self._gpus for node in cluster_nodes())
-        each = f"a trial needs {self._cpus} CPUs{f' and {self._gpus:g} GPUs' if self._gpus else ''}"
+        each = f"a trial needs CPUs: {self._cpus}{f', GPUs: {self._gpus:g}' if self._gpus else ''}"
         if not self._told:
             self._told = True
-            until = f"{'; a machine may come back' if not left else ''}"
-            why = "the machines are busy, or still starting" if left else "no machine that is left has as many"
-            print(f"no trial has run for {waited:.0f} s: {each}, and {why}{until}", file=sys.stderr, flush=True)
+            gone = "no machine that is left has as many; one may come back"
+            why = "the machines are busy, or still starting" if left else gone
+            print(f"no trial has run for {waited:.0f} s: {each}; {why}", file=sys.stderr, flush=True)
         if not left and waited >= self._patience:
-            print(f"no machine for {waited:.0f} s: {each}; the search ends here", file=sys.stderr, flush=True)
+            print(f"no machine for {waited:.0f} s; {each}; the search ends here", file=sys.stderr, flush=True)
             signal.raise_signal(signal.SIGINT)
 
 
