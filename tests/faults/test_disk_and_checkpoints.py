@@ -129,6 +129,31 @@ def test_a_run_on_a_disk_without_room_for_its_log_says_so(
     assert checkpoint.load(folder / "checkpoints" / "last.ckpt").epoch == 1
 
 
+def test_a_run_without_the_disk_that_it_needs_is_refused(
+    birds: Path, small_disk: Callable[[int], Path], train: Train
+) -> None:
+    folder = small_disk(2) / "run"
+    code, error = train(f"data_dir={birds}", f"out_dir={folder}", *SMALL, "backbone=resnet18")
+    assert code == 2
+    assert re.search(r"the run needs about \d+ MB of disk, and 2\.\d+ MB are free; free some", error)
+    assert not folder.exists()
+
+
+def test_a_search_without_the_disk_that_it_needs_is_refused_before_its_first_trial(
+    birds: Path, tmp_path: Path, small_disk: Callable[[int], Path]
+) -> None:
+    space = tmp_path / "lr.yaml"
+    space.write_text(SPACE)
+    out = small_disk(2) / "search"
+    ended = tune("--space", space, "--out", out, f"data_dir={birds}", *SMALL, "backbone=resnet18")
+    assert ended.returncode == 2
+    refused = (
+        r"the search needs about [\d.]+ .B of disk, and 2\.\d+ MB are free; .*\(--out\), or lower keep or --concurrent"
+    )
+    assert re.search(refused, ended.stderr), ended.stderr
+    assert not out.exists()
+
+
 def trials_of(folder: Path) -> dict[str, tuple[str, int]]:
     return {record.name: (record.status, len(record.curve)) for record in read_trials(folder / "study.journal")}
 
