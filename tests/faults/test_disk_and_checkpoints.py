@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import lives
 import pytest
 
 from phenoscape_tune.cli.train import main
@@ -230,16 +231,40 @@ def test_a_run_with_a_damaged_last_checkpoint_goes_on_from_the_one_before(
     assert "neither is previous.ckpt" in error and "best.ckpt" in error
 
 
-def wait_for_two_running(out: Path, search: subprocess.Popen[str]) -> list[str]:
-    """The names of two trials that run side by side and have both reported three epochs."""
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and search.poll() is None:
-        known = trials_of(out) if (out / "study.journal").exists() else {}
-        found = [name for name, (status, epochs) in known.items() if status == "running" and epochs >= 3]
-        if len(found) == 2:
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"no two trials ran side by side: {trials_of(out)}")
+def test_a_search_with_damaged_checkpoints_goes_on_and_says_how(
+    birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial is cut off by SIGKILL twice; it loses its last checkpoint, then both."""
+    monkeypatch.setattr("lives.SPACE", lives.SPACE.replace("grace_epochs: 3", "grace_epochs: 8"))
+    search = lives.Search(tmp_path / "search", birds, trials=3, epochs=9)
+
+    def killed_after(reports: int) -> Callable[[subprocess.Popen[str]], None]:
+        def end(process: subprocess.Popen[str]) -> None:
+            search.after_reports(process, reports)
+            process.kill()
+
+        return end
+
+    search.live(killed_after(9 + 4))
+    name = next(name for name, record in search.known().items() if not record.ended)
+    checkpoints = search.folder / "trials" / name / "checkpoints"
+    wait_until_still(checkpoints)  # its process ends with the driver's
+    before = search.known()
+    damage(checkpoints / "last.ckpt")
+    second = search.live(killed_after(2))
+    told = rf"{name}: last\.ckpt is damaged \(.*?\): goes on from previous\.ckpt, epoch \d"
+    assert re.search(told, re.sub(r"\s+", " ", second.printed)), second.printed
+    wait_until_still(checkpoints)
+    for file in ("last.ckpt", "previous.ckpt"):
+        damage(checkpoints / file)
+    third = search.live()
+    assert third.code == 0, third.printed
+    told = rf"{name}: starts anew from epoch 0: .*neither is previous\.ckpt"
+    assert re.search(told, re.sub(r"\s+", " ", third.printed)), third.printed
+    assert "starts anew" in (search.folder / "trials" / name / "logs" / "training.log").read_text()
+    assert lives.lost(before, search.known()) == []
+    assert {record.status for record in search.known().values()} <= {"completed", "pruned"}
+    assert len(search.known()[name].curve) >= 8
 
 
 def wait_until_still(folder: Path) -> None:
@@ -249,34 +274,3 @@ def wait_until_still(folder: Path) -> None:
         if now != seen:
             seen, since = now, time.monotonic()
         time.sleep(0.1)
-
-
-def test_a_search_with_damaged_checkpoints_goes_on_and_says_how(birds: Path, tmp_path: Path) -> None:
-    """Two trials are cut off by SIGKILL; one has lost its last checkpoint, the other both."""
-    out, space = tmp_path / "search", tmp_path / "lr.yaml"
-    space.write_text(SPACE)
-    command = [sys.executable, ROOT / "scripts" / "tune.py", "--space", space, "--out", out, "--concurrent", "2"]
-    command += [f"data_dir={birds}", *SMALL, "--max-epochs", "25", "--trials", "3"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, cwd=ROOT) as search:
-        cut_off = wait_for_two_running(out, search)
-        search.kill()
-    for name in cut_off:  # their processes end with the driver's
-        wait_until_still(out / "trials" / name / "checkpoints")
-    first, second = cut_off
-    folders = [out / "trials" / name / "checkpoints" for name in cut_off]
-    damage(folders[0] / "last.ckpt")
-    for name in ("last.ckpt", "previous.ckpt"):
-        damage(folders[1] / name)
-    before = trials_of(out)
-    ended = tune("--resume", "--out", out)
-    assert ended.returncode == 0, ended.stderr
-    told = re.sub(r"\s+", " ", ended.stdout)
-    assert re.search(rf"{first}: last\.ckpt is damaged \(.*?\): goes on from previous\.ckpt, epoch \d+", told)
-    assert re.search(rf"{second}: starts anew from epoch 0: .*neither is previous\.ckpt", told)
-    after = trials_of(out)
-    assert {status for status, _ in after.values()} <= {"completed", "pruned"}
-    for name in cut_off:
-        assert after[name][1] >= before[name][1]
-        epochs = [row["epoch"] for row in checkpoint.load(out / "trials" / name / "checkpoints" / "last.ckpt").history]
-        assert epochs == list(range(1, len(epochs) + 1))
-    assert "starts anew" in (out / "trials" / second / "logs" / "training.log").read_text()
