@@ -20,7 +20,7 @@ from phenoscape_tune.search.cluster import cluster_nodes  # first: it sets what 
 
 # isort: split
 from phenoscape_tune.config import get_key
-from phenoscape_tune.errors import NoSpaceLeft
+from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.report import write_leaderboard
@@ -219,13 +219,21 @@ class _Interrupt(_NotSaved, tune.Callback):
         signal.signal(signal.SIGTERM, interrupt)
 
 
+def _patience() -> float:
+    told = os.environ.get(PATIENCE, "600")
+    try:
+        return float(told)
+    except ValueError:
+        raise UserError(f"{PATIENCE}: '{told}' is no number of seconds; write for example 600") from None
+
+
 class _Waiting(_NotSaved, tune.Callback):
     """Says that no trial runs although some wait, and ends the search in order where no machine is left for them."""
 
     def __init__(self, reports: _Reports, cpus: int, gpus: float) -> None:
         self._reports = reports
         self._cpus, self._gpus = cpus, gpus
-        self._patience = float(os.environ.get(PATIENCE, 600))
+        self._patience = _patience()
         self._looked = self._since = time.monotonic()
         self._told = False
 

@@ -82,11 +82,17 @@ def test_a_search_leaves_the_contracts_folder(search: tuple[Path, str, list[str]
     assert {path.name for path in (folder / "trials").iterdir()} == {row["trial"] for row in listed}
     for row in listed:
         trial = folder / "trials" / row["trial"]
-        assert {"config.yaml", "checkpoints", "logs"} <= {path.name for path in trial.iterdir()}
+        assert {"config.yaml", "logs"} <= {path.name for path in trial.iterdir()}
         config = load_config(str(trial / "config.yaml"))
         assert config.lr == pytest.approx(float(row["lr"]))
         assert config.temperature == pytest.approx(float(row["temperature"]))
         assert config.max_epochs == 4
+    # Checkpoints of the best trials only (`keep`), the winner and the baseline among them.
+    kept = {path.parts[-3] for path in (folder / "trials").glob("*/checkpoints/best.ckpt")}
+    winner = json.loads((folder / "summary.json").read_text())["winner"]["trial"]
+    baseline = next(row["trial"] for row in listed if row["stage"] == "defaults")
+    assert {winner, baseline} <= kept <= {row["trial"] for row in listed if row["status"] == "completed"}
+    assert len(kept) <= 5 + 2
 
 
 @pytest.mark.slow
