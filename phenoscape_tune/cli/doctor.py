@@ -14,11 +14,11 @@ from pathlib import Path
 from phenoscape_tune.cli.cluster_check import check_cluster
 from phenoscape_tune.cli.common import DONE, OTHER_FAULT, resolve_config
 from phenoscape_tune.cli.devices import find_address
+from phenoscape_tune.cli.folder_checks import check_folder_works, check_temporary_folder
 from phenoscape_tune.cli.machine import check_cores, check_memory, check_open_files, check_shared_memory
 from phenoscape_tune.cli.packages import check_imports, check_packages, check_python, check_ray
 from phenoscape_tune.cli.question import search_folder
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row, tell
-from phenoscape_tune.cli.storage import check_folder_works, check_temporary_folder
 from phenoscape_tune.config import TrainConfig, parse_overrides
 from phenoscape_tune.errors import UserError
 
