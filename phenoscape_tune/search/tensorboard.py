@@ -6,6 +6,8 @@ objective over each searched value, with how each trial ended, which the HPARAMS
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Sequence
 
@@ -18,8 +20,9 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Experiment, HParamInfo, MetricInfo, MetricName
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.plugins.text import metadata as text_metadata
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+from phenoscape_tune.files import naming_full_disk, removed_on_failure
 from phenoscape_tune.search import story
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.figures import direction
@@ -86,6 +89,15 @@ def _text(tag: str, words: str) -> Summary.Value:
 
 
 def _write(plan: Plan, values: Sequence[Summary.Value]) -> None:
-    writer = EventFileWriter(str(plan.folder / "logs" / "tensorboard"))
-    writer.add_event(Event(wall_time=time.time(), summary=Summary(value=values)))
-    writer.close()
+    """Write an event file of its own. Raises NoSpaceLeft where the disk is full; there is no such file then."""
+    # tensorboard's own EventFileWriter writes in a thread, whose traceback would stand above the one message.
+    folder = plan.folder / "logs" / "tensorboard"
+    path = folder / f"events.out.tfevents.{time.time_ns():019d}.{socket.gethostname()}.{os.getpid()}"
+    events = (Event(file_version="brain.Event:2"), Event(summary=Summary(value=values)))
+    with naming_full_disk(folder), removed_on_failure(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            writer = RecordWriter(file)
+            for event in events:
+                event.wall_time = time.time()
+                writer.write(event.SerializeToString())

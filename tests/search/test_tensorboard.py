@@ -1,11 +1,14 @@
 import io
 import math
 from pathlib import Path
+from typing import Any
 
+import pytest
 from driver import make_plan, open_conductor, search
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from phenoscape_tune.errors import NoSpaceLeft
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.tensorboard import describe_result, write_experiment, write_pictures
@@ -66,3 +69,27 @@ def test_choices_of_any_kind_are_drawn(tmp_path: Path) -> None:
     conductor = search(tmp_path, parameters=parameters, budget={"trials": 3}, confirm=None)
     write_pictures(conductor, decide(conductor))
     assert events(conductor).Tags()["images"] == ["stage 1 other/weights"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_with_the_folder_and_leaves_no_part_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    conductor = search(tmp_path, budget={"trials": 3}, confirm=None)
+    open_ = Path.open
+
+    def open_full(path: Path, *rest: Any, **more: Any) -> Any:
+        if "tfevents" in path.name:
+            path.symlink_to("/dev/full")
+        return open_(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    folder = conductor.plan.folder / "logs" / "tensorboard"
+    for write in (lambda: write_experiment(conductor.plan), lambda: write_pictures(conductor, decide(conductor))):
+        with pytest.raises(NoSpaceLeft, match=f"No space left on the disk of {folder}"):
+            write()
+        assert not list(folder.iterdir())
+    assert "Traceback" not in capfd.readouterr().err
+    monkeypatch.undo()
+    write_pictures(conductor, decide(conductor))
+    assert events(conductor).Tags()["images"]
