@@ -14,6 +14,7 @@ from phenoscape_tune.errors import NoSpaceLeft
 
 _SEAL = b"phenoscape_tune sha256:"  # then 32 bytes, at a sealed file's end
 _SEAL_LENGTH = len(_SEAL) + 32
+NO_SEAL = "it has no checksum at its end"
 _CHUNK = 2**20
 
 
@@ -99,7 +100,7 @@ def seal_fault(file: BinaryIO) -> str | None:
     seal = file.read()
     file.seek(0)
     if length < 0 or not seal.startswith(_SEAL):
-        return "it has no checksum at its end"
+        return NO_SEAL
     digest, left = hashlib.sha256(), length
     while left and (chunk := file.read(min(left, _CHUNK))):
         digest.update(chunk)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.files import seal_fault
+from phenoscape_tune.files import NO_SEAL, seal_fault
 
 HUB_SECONDS = 5  # the hub's client by itself tries for most of a minute
 # Where a training script keeps the weights among other things, in timm's order.
@@ -90,7 +90,12 @@ def read_weights(path: Path) -> WeightsFile:
     state, config = _unwrap(content)
     if isinstance(content, dict) and {"format", "optimizer", "history"} <= set(content):  # one of our own checkpoints
         with path.open("rb") as opened:
-            if fault := seal_fault(opened):
+            if (fault := seal_fault(opened)) == NO_SEAL and content["format"] == 1:
+                raise UserError(
+                    f"weights: {path}: is of an earlier version of this project (format 1), which wrote no checksum; "
+                    "give a checkpoint of this one"
+                )
+            if fault:
                 raise UserError(f"weights: {path}: is damaged ({fault}); give another checkpoint of that run")
     if not state:
         raise UserError(f"weights: {path}: holds no tensors by name; save a model's state_dict()")

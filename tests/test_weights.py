@@ -138,3 +138,10 @@ def test_a_hub_that_does_not_answer_is_given_up_at_once(tiny: Tiny, monkeypatch:
         build(tiny(weights="DEFAULT"))
     assert time.monotonic() - started < weights.HUB_SECONDS + 3
     assert not constants.HF_HUB_OFFLINE
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_as_such(tmp_path: Path) -> None:
+    content = vars(checkpoint.State({"conv1.weight": torch.zeros(1)}, {}, {}))
+    torch.save({"format": 1, **content}, tmp_path / "old.ckpt")
+    with pytest.raises(UserError, match=r"old\.ckpt: is of an earlier version of this project \(format 1\)"):
+        weights.read_weights(tmp_path / "old.ckpt")

@@ -6,14 +6,16 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.files import SealedWriter, naming_full_disk, removed_on_failure, seal_fault
+from phenoscape_tune.files import NO_SEAL, SealedWriter, naming_full_disk, removed_on_failure, seal_fault
 
 FORMAT = 2
+_UNSEALED = 1  # the format of the versions that wrote no checksum
+_EARLIER = f"is of an earlier version of this project (format {_UNSEALED})"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 
 
@@ -80,6 +82,8 @@ def load(path: Path) -> State:
     try:
         with path.open("rb") as file:
             if fault := seal_fault(file):
+                if fault == NO_SEAL and _is_unsealed(file):
+                    raise UserError(f"{path}: {_EARLIER}, which cannot be read; train anew")
                 raise UserError(
                     f"{path}: is not a whole checkpoint of this project ({fault}); give another one, for example "
                     f"{BEST} or {PREVIOUS} of the same run"
@@ -102,11 +106,21 @@ def find_fault(path: Path) -> str | None:
     """Why a file is no whole checkpoint; None where it is one, as far as its checksum tells."""
     try:
         with path.open("rb") as file:
-            return seal_fault(file)
+            fault = seal_fault(file)
+            return f"it {_EARLIER}" if fault == NO_SEAL and _is_unsealed(file) else fault
     except FileNotFoundError:
         return "it is missing"
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
+
+
+def _is_unsealed(file: BinaryIO) -> bool:
+    """Whether a file without a seal is a checkpoint of the versions that wrote none."""
+    try:
+        content = torch.load(file, map_location="meta", weights_only=True)  # its tensors are not wanted
+    except Exception:  # whatever torch says of it, it is none
+        return False
+    return isinstance(content, dict) and content.get("format") == _UNSEALED
 
 
 def recover(folder: Path) -> str | None:

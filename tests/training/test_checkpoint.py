@@ -97,6 +97,21 @@ def test_a_truncated_a_foreign_and_a_missing_file_are_refused(tmp_path: Path) ->
             checkpoint.load(tmp_path / f"{name}.ckpt")
 
 
+def test_a_checkpoint_of_an_earlier_version_is_named_as_such_and_not_as_damaged(tmp_path: Path) -> None:
+    """Format 1 had no checksum. A file of this format that lost its own is damaged all the same."""
+    content = vars(state(2))
+    torch.save({"format": 1, **content}, tmp_path / "last.ckpt")
+    torch.save({"format": checkpoint.FORMAT, **content}, tmp_path / "cut.ckpt")
+    told = r"is of an earlier version of this project \(format 1\)"
+    with pytest.raises(UserError, match=rf"last\.ckpt: {told}, which cannot be read"):
+        checkpoint.load(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=rf"last\.ckpt.*it {told}.*previous\.ckpt \(it is missing\); start anew"):
+        checkpoint.recover(tmp_path)
+    assert "no checksum" in str(checkpoint.find_fault(tmp_path / "cut.ckpt"))
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        checkpoint.load(tmp_path / "cut.ckpt")
+
+
 def test_code_in_a_checkpoint_is_not_executed(tmp_path: Path) -> None:
     class Touch:
         def __reduce__(self) -> tuple[object, tuple[Path]]:
