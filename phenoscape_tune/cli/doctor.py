@@ -21,6 +21,7 @@ from phenoscape_tune.cli.question import search_folder
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row, tell
 from phenoscape_tune.config import TrainConfig, parse_overrides
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.storage import Storage
 
 LOOKED_AT = 32  # images that are decoded
 
@@ -34,12 +35,14 @@ class Check:
         name: of its row where it does not answer.
         ask: gives the rows.
         seconds: that it may take.
+        remedy: where it takes longer.
     """
 
     area: str
     name: str
     ask: Callable[[], Iterable[Row]]
     seconds: float = 30
+    remedy: str = "look at the machine's own logs"
 
 
 def examine(args: argparse.Namespace) -> int:
@@ -76,6 +79,8 @@ def checks(args: argparse.Namespace) -> list[Check]:
         Check("data", "configuration", lambda: [row]),
         Check("data", "images", lambda: _check_data(config), 300),
     ]
+    if config is not None and config.storage is not None:
+        found.append(_remote_storage(config.storage))
     address = find_address(args.address)
     if address is not None:
         return [*found, Check("cluster", "cluster", lambda: check_cluster(address, config, _output_folder(args)), 150)]
@@ -98,7 +103,7 @@ def answer(check: Check) -> list[Row]:
     thread.join(check.seconds)
     found = list(rows)
     if thread.is_alive():
-        found.append(Row(check.name, FAULT, f"no answer within {check.seconds:g} s", "look at the machine's own logs"))
+        found.append(Row(check.name, FAULT, f"no answer within {check.seconds:g} s", check.remedy))
     elif trouble:
         told = str(trouble[0]) if isinstance(trouble[0], UserError) else f"{type(trouble[0]).__name__}: {trouble[0]}"
         found.append(Row(check.name, FAULT, " ".join(told.split()), "mend what the message names"))
@@ -123,6 +128,21 @@ def _cache_folder(config: TrainConfig | None) -> Path:
     from phenoscape_tune.data.packed import default_cache_dir
 
     return Path(config.cache_dir).expanduser() if config is not None and config.cache_dir else default_cache_dir()
+
+
+def _remote_storage(url: str) -> Check:
+    """Whether remote storage is written and read, as a run or search asks before it starts."""
+    remedy = "check the URL, the network and the credentials in the environment, or leave storage out"
+
+    def ask() -> Iterable[Row]:
+        try:
+            Storage(url).check()
+        except UserError as error:
+            yield Row("remote storage", FAULT, " ".join(str(error).split()), remedy)
+        else:
+            yield Row("remote storage", OK, f"{url}: a file is written, read and removed")
+
+    return Check("storage", "remote storage", ask, 60, remedy)
 
 
 def _check_data(config: TrainConfig | None) -> list[Row]:

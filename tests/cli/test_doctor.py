@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from phenoscape_tune.cli import doctor
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row
 from phenoscape_tune.cli.tune import build_parser
+from phenoscape_tune.storage import Storage
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +68,26 @@ def test_a_check_that_raises_or_hangs_is_a_row_and_the_rows_before_it_stay() -> 
     first, last = doctor.answer(doctor.Check("storage", "output folder", hangs, seconds=0.5))
     assert first.state == OK and last.state == FAULT and "no answer within 0.5 s" in last.found
     assert time.monotonic() - begun < 10
+
+
+def test_remote_storage_is_written_and_read_where_the_configuration_names_it(tmp_path: Path) -> None:
+    assert "remote storage" not in rows_of()
+    there = tmp_path / "there"
+    row = rows_of(f"storage=file://{there}")["remote storage"]
+    assert row.state == OK and str(there) in row.found and row.area == "storage"
+    assert not list(there.iterdir())
+    (tmp_path / "file").touch()
+    row = rows_of(f"storage=file://{tmp_path}/file/below")["remote storage"]
+    assert row.state == FAULT and "cannot be written and read" in row.found and "leave storage out" in row.remedy
+    assert "\n" not in row.found
+
+
+def test_remote_storage_that_does_not_answer_is_a_row_with_its_own_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Storage, "check", lambda storage: time.sleep(60))
+    args = build_parser().parse_intermixed_args(["--doctor", "storage=file:///tmp/x"])
+    (check,) = (check for check in doctor.checks(args) if check.name == "remote storage")
+    (row,) = doctor.answer(replace(check, seconds=0.2))
+    assert row.state == FAULT and "no answer within 0.2 s" in row.found and "leave storage out" in row.remedy
 
 
 def test_an_address_is_looked_at_instead_of_a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
