@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from phenoscape_tune.cli.common import ensure_data, pack_progress, resolve_config, warn
 from phenoscape_tune.cli.saved_search import SEARCH_FILE, read_search
-from phenoscape_tune.config import TrainConfig, build_config, flatten, parse_overrides
+from phenoscape_tune.config import TrainConfig, build_config, find_file, flatten, merge, parse_overrides
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace, build_space, load_space, share_faults
 from phenoscape_tune.storage import is_url
+from phenoscape_tune.yaml_file import load_mapping
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.parts import Parts
@@ -120,7 +121,10 @@ def read_earlier_trials(args: argparse.Namespace, plan: Plan, parts: Parts) -> l
 
 
 def refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: Path) -> None:
-    """Raise UserError, naming the differences, where what is asked for now is not what the search was started with."""
+    """Raise UserError, naming the differences, where what is asked for now is not what the search was started with.
+
+    What is not given now stays as it was then, which is said: a later version may have another default.
+    """
     values = (args.config, args.trials, args.max_epochs, args.order, args.seed, args.hours, args.gpu_hours)
     asked = args.overrides or args.no_confirm or any(value is not None for value in values)
     if args.space is None and not asked:
@@ -135,14 +139,39 @@ def refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: P
     then = flatten(
         {"max_epochs": saved["max_epochs"], "space": space_then.to_mapping(), "config": base_then.to_mapping()}
     )
-    different = [
-        f"{key}: was {then.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted({*now, *then})
-        if now.get(key) != then.get(key)
-    ]
+    changed = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
+    given = _given_keys(args)
+    different = [key for key in changed if _is_within(key, given)]
     if different:
-        lines = "\n  ".join(different)
+        lines = "\n  ".join(f"{key}: was {then.get(key)!r}, is {now.get(key)!r}" for key in different)
         raise UserError(
             f"{folder}: was started with another space or configuration:\n  {lines}\n"
             "resume it as it was started (--resume with --name or --out alone), or choose another --name"
         )
+    if not args.quiet:
+        warn([f"{key}: stays {then.get(key)!r}, as the search was started; is not given now" for key in changed])
+
+
+def _given_keys(args: argparse.Namespace) -> set[str]:
+    """Keys of `search.yaml` that flags, key=value and files give a value, which is then no default."""
+    overrides = parse_overrides(args.overrides)
+    file = {} if args.config is None else load_mapping(find_file(args.config, "configs"))
+    config, space = merge(file, overrides), load_mapping(find_file(args.space, "search_spaces"))
+    given = set(flatten({"config": config, "space": space}))
+    given.add("space.parameters")  # one that is left out is a change, too
+    flags = {
+        "max_epochs": args.max_epochs or config.get("max_epochs") or "space.budget.max_epochs" in given,
+        "config.seed": args.seed is not None,
+        "space.budget.trials": args.trials,
+        "space.budget.hours": args.hours,
+        "space.budget.gpu_hours": args.gpu_hours,
+        "space.order": args.order,
+        "space.confirm": args.no_confirm,
+    }
+    return given | {key for key, value in flags.items() if value}
+
+
+def _is_within(key: str, given: set[str]) -> bool:
+    """Whether a dotted key, or one that it lies below, is among the given ones."""
+    parts = key.split(".")
+    return any(".".join(parts[:length]) in given for length in range(1, len(parts) + 1))
