@@ -129,7 +129,7 @@ def check_folder(folder: Path, own: Sequence[str], overwrite: bool, resume_hint:
         if not (folder / own[0]).is_file():
             raise UserError(f"{folder}: holds no {own[0]}, so it is not overwritten; choose another output folder")
         # Somebody's images or notes may lie beside: whatever is not ours is never deleted.
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
+        others = sorted(e.name for e in folder.iterdir() if e.name not in own and not _is_leftover(e.name))
         if others:
             raise UserError(
                 f"{folder}: also holds {', '.join(others[:5])}, which is not of an earlier result, so it is not "
@@ -142,6 +142,11 @@ def check_folder(folder: Path, own: Sequence[str], overwrite: bool, resume_hint:
             pass
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another output folder") from error
+
+
+def _is_leftover(name: str) -> bool:
+    """Whether a process that was killed has left this: a file written aside, or a probe of a folder."""
+    return name.startswith((".preflight-", ".doctor-")) or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def prepare_folder(folder: Path, own: Sequence[str]) -> None:

@@ -168,7 +168,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
     from phenoscape_tune.training.device import default_device
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.memory import OutOfMemory
-    from phenoscape_tune.training.rank_group import device_count
+    from phenoscape_tune.training.rank_group import RankDied, device_count
     from phenoscape_tune.training.run import Diverged, RunOptions, check_run
 
     log.debug("loaded torch and Ray Train in %.2f s", time.perf_counter() - started)
@@ -199,6 +199,10 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
         return OTHER_FAULT
     except OutOfMemory as error:
         print(f"error: {error}", file=sys.stderr)
+        return OTHER_FAULT
+    except RankDied as error:
+        again = f"go on with:\n  {_resume_command(last)}" if last.is_file() else "run the same command with --overwrite"
+        print(f"error: {error}; perhaps the machine ran out of memory; {again}", file=sys.stderr)
         return OTHER_FAULT
     except KeyboardInterrupt:
         again = f"go on with:\n  {_resume_command(last)}" if last.is_file() else "no epoch was finished"

@@ -205,6 +205,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{folder}: another process is running this search; wait for it, or end it") from None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}), and a search is locked and judged there; give "
+            "the folder back its permissions, or copy it to where you may write"
+        ) from error
     try:
         yield
     finally:

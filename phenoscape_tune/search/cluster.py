@@ -32,7 +32,7 @@ os.environ.update(
 )
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayTaskError
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from phenoscape_tune.training.capacity import Capacity
 
 
+BUSY_SECONDS = 900.0  # for one network to be built: a cluster that others use may have to finish something first
 ANSWER_SECONDS = 20.0  # within which a cluster answers
 # What a cluster's processes, which started without the settings above, are handed of them.
 _HANDED = ("RAY_USAGE_STATS_ENABLED", "RAY_CHDIR_TO_TRIAL_DIR", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
@@ -171,6 +172,13 @@ def cluster_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: node.name)
 
 
+def _busy() -> UserError:
+    return UserError(
+        "--address: no machine of the cluster had a CPU (or GPU) free for the network's check, or it was lost "
+        "meanwhile; see `ray status`, and start the search again when the cluster is free"
+    )
+
+
 @ray.remote
 def _check(config: dict[str, Any]) -> int:
     import warnings
@@ -191,7 +199,9 @@ def check_on_worker(config: TrainConfig, gpus: float) -> int:
     Raises UserError as building does.
     """
     try:
-        return int(ray.get(_check.options(num_gpus=gpus).remote(config.to_mapping())))
+        return int(ray.get(_check.options(num_gpus=gpus).remote(config.to_mapping()), timeout=BUSY_SECONDS))
+    except GetTimeoutError:
+        raise _busy() from None
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
@@ -223,7 +233,9 @@ def measure_on_worker(
     """
     task = _measure.options(num_gpus=gpus)
     try:
-        capacity = ray.get(task.remote(config.to_mapping(), channels, up_to, concurrent, gpus, cpus))
+        capacity = ray.get(task.remote(config.to_mapping(), channels, up_to, concurrent, gpus, cpus), timeout=3600)
+    except GetTimeoutError:
+        raise _busy() from None
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None

@@ -132,15 +132,16 @@ class Conductor(Course):
         if name in self.live:
             self._end(self.live[name], status, reason)
 
-    def give_back(self, name: str, reason: str, status: str = FAILED) -> None:
+    def give_back(self, name: str, reason: str, status: str = FAILED, started: bool = True) -> None:
         """Hear that a trial's process died: it is handed out again, to go on from its last checkpoint, or ends with
-        `status` where that happened more than `max_failures` times."""
+        `status` where that happened more than `max_failures` times; once more where it had not `started`, and the
+        process was an earlier trial's."""
         record = self.live.get(name)
         if record is None:
             return
         failures, most = record.failures + 1, self.plan.space.max_failures
         self.study.note(record, FAILURES, failures)
-        if failures > most:
+        if failures > most + (not started):
             self._end(record, status, f"{reason}, {failures} time{'s' * (failures > 1)} (max_failures: {most})")
         else:
             del self.live[name]  # what has not ended and is not live, is given back first

@@ -125,7 +125,8 @@ class _Reports(_NotSaved, FIFOScheduler):
                 signal.raise_signal(signal.SIGINT)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        self.hear(trial)
+        # Until it starts it may have to wait, for a machine or for the process of an earlier trial.
+        self._heard[trial.config["name"]] = (time.monotonic(), math.inf)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         self.hear(trial)
@@ -161,7 +162,8 @@ class _Reports(_NotSaved, FIFOScheduler):
                 )
                 self._conductor.give_back(name, told, INFEASIBLE)
             else:
-                self._conductor.give_back(name, "its process ended without a word")
+                told = _raised(trial) or "its process ended without a word"
+                self._conductor.give_back(name, told, started=silent_at_most < math.inf)
             self._tell(ended=True)
 
     def hear(self, trial: Trial) -> None:
@@ -189,8 +191,18 @@ class _Reports(_NotSaved, FIFOScheduler):
 
 def _killed_for_memory(trial: Trial) -> bool:
     """Whether Ray's memory monitor ended a trial's process, which it says in the error's text alone."""
+    return MEMORY_MONITOR in _error_text(trial)
+
+
+def _raised(trial: Trial) -> str | None:
+    """The exception that ended a trial, in one line; None where its process is gone without one."""
+    lines = [line.strip() for line in _error_text(trial).splitlines() if line.strip()]
+    return lines[-1][:300] if any(line.startswith("Traceback") for line in lines) else None
+
+
+def _error_text(trial: Trial) -> str:
     path = trial.error_file
-    return path is not None and Path(path).is_file() and MEMORY_MONITOR in Path(path).read_text(errors="replace")
+    return Path(path).read_text(errors="replace") if path is not None and Path(path).is_file() else ""
 
 
 class _Interrupt(_NotSaved, tune.Callback):

@@ -89,30 +89,35 @@ def run_trial(task: dict[str, Any]) -> None:
 
 
 def _train(task: dict[str, Any], config: TrainConfig, report: Callable[[dict[str, Any]], None]) -> None:
-    """Train, and say why where that cannot go on to its end. Raises NoSpaceLeft where the disk is full."""
+    """Train, and say why where that cannot go on to its end.
+
+    Raises NoSpaceLeft where the disk is full, RankDied where a process of the trial's is gone.
+    """
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.memory import OutOfMemory
+    from phenoscape_tune.training.rank_group import RankDied
     from phenoscape_tune.training.run import Diverged, RunOptions
     from phenoscape_tune.training.uploads import find_last
 
-    resume, note = find_last(config, task["reported_epochs"]) if task["resume"] else (None, None)
-    options = RunOptions(
-        resume=resume,
-        reported_epochs=task["reported_epochs"],
-        test=task["test"],
-        hparams=task["hparams"],
-        metric=task["metric"],
-        reference_seed=task["reference_seed"],
-        notes=(note,) if note else (),
-    )
-    notes = [note] if note else []
+    notes: list[str] = []
 
     def report_with_note(row: dict[str, Any]) -> None:
         report({**row, NOTE: notes.pop()} if notes else row)
 
     try:
+        resume, note = find_last(config, task["reported_epochs"]) if task["resume"] else (None, None)
+        notes += [note] if note else []
+        options = RunOptions(
+            resume=resume,
+            reported_epochs=task["reported_epochs"],
+            test=task["test"],
+            hparams=task["hparams"],
+            metric=task["metric"],
+            reference_seed=task["reference_seed"],
+            notes=tuple(notes),
+        )
         launch(config, report_with_note, options, _images(config))
-    except NoSpaceLeft:
+    except (NoSpaceLeft, RankDied):
         raise
     except (Diverged, UserError) as error:
         report({ENDED: FAILED, "reason": str(error)})

@@ -8,10 +8,12 @@ and end with it.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -37,10 +39,15 @@ log = logging.getLogger(__name__)
 
 GRACE = 5.0  # seconds in which a stopped first rank may close its logs
 SMALLEST = 2  # images of a micro-batch
+_PR_SET_PDEATHSIG = 1  # of Linux' prctl
 # Imported once in the process that the ranks are forked from; it starts no thread and touches no GPU.
 PRELOADED = ["torch", "torch._dynamo", "timm", "phenoscape_tune.training.launch"]
 
 Train = Callable[[TrainConfig, Callable[[Row], None], RunOptions], list[Row]]
+
+
+class RankDied(RuntimeError):
+    """The process of a rank is gone (a signal, the machine's memory): the run may go on from its last checkpoint."""
 
 
 def device_count(config: TrainConfig) -> int:
@@ -69,7 +76,7 @@ def run_ranks(
         train: runs one rank in a process of its own; importable by its name.
 
     Where memory runs out and `micro_batch_size` is auto, the ranks start anew from the last checkpoint with half as
-    many images at once. Returns what the first rank does; raises as `train_simclr`, and RuntimeError where a rank ends
+    many images at once. Returns what the first rank does; raises as `train_simclr`, and RankDied where a rank ends
     without a word.
     """
     told = options.reported_epochs
@@ -136,13 +143,14 @@ def _listen(ranks: list[_Rank], report: Callable[[Row], None]) -> list[Row]:
                 continue
             try:
                 kind, content = rank.connection.recv()
-            except EOFError:
-                rank.process.join(GRACE)
-                code = rank.process.exitcode
-                raise RuntimeError(f"the process of rank {number} ended without a word (exit code {code})") from None
+            except (EOFError, ConnectionResetError):
+                raise _death(number, rank) from None
             if kind == "row":
                 report(content)
-                rank.connection.send("go")
+                try:
+                    rank.connection.send("go")
+                except BrokenPipeError:
+                    raise _death(number, rank) from None
             elif kind == "log":
                 LOGGER.log(*content)
             elif kind == "error":
@@ -153,6 +161,11 @@ def _listen(ranks: list[_Rank], report: Callable[[Row], None]) -> list[Row]:
                 del talking[number]
                 rows = content if number == 0 else rows
     return rows
+
+
+def _death(number: int, rank: _Rank) -> RankDied:
+    rank.process.join(GRACE)
+    return RankDied(f"the process of rank {number} ended without a word (exit code {rank.process.exitcode})")
 
 
 def _end(ranks: list[_Rank]) -> None:
@@ -216,6 +229,7 @@ def _be_rank(
     """Run one rank, and say how it ended."""
     from phenoscape_tune.config import build_config
 
+    _die_with_parent()
     os.environ.clear()
     os.environ.update(environment)
     torch.set_num_threads(threads)
@@ -244,6 +258,13 @@ def _be_rank(
         time.sleep(GRACE)
     # Not by the interpreter's own end: threads of torch that outlive it abort the process now and then.
     os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """Have the system end this process with the one that it was forked from, which ends with the run's: a thread that
+    watches (`_watch`) does not run where other code holds on to the interpreter."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _watch(connection: Connection, answers: queue.SimpleQueue[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from lives import PATIENCE, Search, lost
 from machines import Machines, another_machine, start_machines
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
 SPACE = """
 parameters:
   lr: {type: loguniform, low: 1.0e-4, high: 1.0e-2}
-scheduler: {grace_epochs: 30, reduction_factor: 2}
-budget: {trials: 4, max_epochs: 30}
+scheduler: {grace_epochs: EPOCHS, reduction_factor: 2}
+budget: {trials: TRIALS, max_epochs: EPOCHS}
 confirm: null
 """
 
@@ -39,7 +39,8 @@ class OnCluster(Search):
 
     def command(self, *more: str) -> list[str]:
         made = [*super().command(*more), "input_size=64"]
-        self.folder.with_suffix(".yaml").write_text(SPACE)
+        space = SPACE.replace("EPOCHS", str(self.epochs)).replace("TRIALS", str(self.trials))
+        self.folder.with_suffix(".yaml").write_text(space)
         return made
 
     def start(self, output: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
@@ -99,7 +100,8 @@ def test_another_token_is_refused_and_says_where_it_stands(machines: Machines, b
 
 def test_trials_of_a_lost_machine_go_on_on_another(machines: Machines, birds: Path, tmp_path: Path) -> None:
     """Row 19."""
-    search = OnCluster(tmp_path / "search", birds, trials=4, epochs=30, concurrent=2, machines=machines)
+    # A trial must outlast the start of a process on the other machine, or the first machine takes them all.
+    search = OnCluster(tmp_path / "search", birds, trials=3, epochs=120, concurrent=2, machines=machines)
     output, own = tmp_path / "printed", tmp_path / "scratch"
     process = search.start(output, PHENOSCAPE_CACHE=str(own))
     try:
@@ -124,7 +126,7 @@ def test_trials_of_a_lost_machine_go_on_on_another(machines: Machines, birds: Pa
     listed = search.leaderboard()
     assert sorted(row["trial"] for row in listed) == sorted(after)
     stages = [row["stage"] for row in listed]
-    assert sorted(stages) == ["defaults", "lr", "lr", "lr"]
+    assert sorted(stages) == ["defaults", "lr", "lr"]
     assert {row["status"] for row in listed} == {"completed"}
     for name, epochs in search.trained().items():  # from its checkpoint: at most the epoch in flight is trained twice
         assert sorted(set(epochs)) == list(range(1, len(after[name].curve) + 1)), name

@@ -25,7 +25,7 @@ SETTINGS = [
 ]
 MEASURED = ("seconds", "images_per_second", "waiting_share", "utilisation", "process_memory_gb")  # not of the network
 BEFORE_TRAINING, WHILE_TRAINING = 1, 2  # kills
-DEADLINE = 120.0  # seconds for one process
+DEADLINE = 300  # seconds for a process on a busy machine
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -52,6 +52,7 @@ def kill_within(process: subprocess.Popen[str], log: Path, rng: random.Random) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(birds: Path, tmp_path: Path) -> None:
     settings = [f"data_dir={birds}", f"cache_dir={tmp_path / 'cache'}", *SETTINGS]
     assert train.main([*settings, f"out_dir={tmp_path / 'whole'}", "--quiet"]) == 0

@@ -25,7 +25,7 @@ from phenoscape_tune.search.runner import run_search
 from phenoscape_tune.search.space import build_space
 from phenoscape_tune.search.study import Study, TrialRecord
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # Ray's workers cannot import a test module.
 register_pickle_by_value(sys.modules[__name__])
@@ -124,6 +124,30 @@ def test_a_trial_that_dies_again_and_again_has_failed(tmp_path: Path, ray_sessio
     assert [row["status"] for row in leaderboard(tmp_path)].count("failed") == 1
 
 
+def test_a_killed_rank_is_the_trials_own_death(tmp_path: Path, birds: Path, ray_session: None) -> None:
+    def trial(task: dict[str, Any]) -> None:
+        from phenoscape_tune.search import trial as trials
+        from phenoscape_tune.training import launch
+        from phenoscape_tune.training.rank_group import RankDied
+
+        first = starts(tmp_path, task).count("lr-00") == 1 and task["name"].startswith("lr-00")
+        train = launch.launch
+
+        def die(*ignored: Any) -> None:
+            raise RankDied("the process of rank 1 ended without a word (exit code -9)")
+
+        launch.launch = die if first else train
+        try:
+            trials.run_trial(task)
+        finally:
+            launch.launch = train
+
+    records = search(tmp_path, trial, birds)
+    assert starts(tmp_path) == ["defaults-00", "lr-00", "lr-00", "lr-01"]
+    assert {record.status for record in records.values()} <= {"completed", "pruned"}
+    assert records["lr-00"].failures == 1
+
+
 # ---- row 6: a trial that hangs ----
 
 
@@ -206,10 +230,10 @@ def test_an_unwind_that_hangs_costs_no_trial(tmp_path: Path, ray_session: None) 
                     time.sleep(1000)
                 raise
 
-    records = search(tmp_path, trial, budget={"trials": 5})
+    # The death of a process that another trial left behind is not the next one's failure.
+    records = search(tmp_path, trial, budget={"trials": 5}, max_failures=0)
     assert len(records) == 5
     assert {record.status for record in records.values()} == {"completed", "pruned"}
-    assert [record.failures for record in records.values()].count(0) >= 4
 
 
 # ---- rows 1 and 2: divergence ----
@@ -332,7 +356,7 @@ def test_a_process_that_ray_ends_for_memory_is_infeasible(tmp_path: Path) -> Non
         env=environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert ended.returncode == 0, ended.stderr
     told = "batch_size 32: the machine ran low on memory and Ray ended it, 1 time (max_failures: 0)"

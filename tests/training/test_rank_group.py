@@ -13,7 +13,7 @@ from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.training.launch import launch
 from phenoscape_tune.training.memory import OutOfMemory
-from phenoscape_tune.training.rank_group import device_count, run_ranks
+from phenoscape_tune.training.rank_group import RankDied, device_count, run_ranks
 from phenoscape_tune.training.run import Diverged, Row, RunOptions
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def test_a_report_that_raises_stops_all_ranks_at_once(tmp_path: Path) -> None:
         ("diverged", Diverged, "diverged at epoch 3"),
         ("user", UserError, "labels: none"),
         ("other", RuntimeError, "KeyError: 'x'"),
-        ("silent", RuntimeError, "rank 1 ended without a word"),
+        ("silent", RankDied, "rank 1 ended without a word"),
     ],
 )
 def test_what_ends_one_rank_ends_all_and_is_told(how: str, error: type[Exception], told: str, tmp_path: Path) -> None:
