@@ -10,7 +10,7 @@ from torch import nn
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.files import write_whole
+from phenoscape_tune.files import naming_full_disk, removed_on_failure, write_whole
 from phenoscape_tune.model import Encoder, backbone_arguments, has_shrunk_stem, shrink_stem
 from phenoscape_tune.weights import NORMALISATION
 
@@ -24,12 +24,15 @@ def export_backbone(encoder: Encoder, config: TrainConfig, folder: Path) -> Path
     description gives the same features for images in [0, 1] that are normalised by its mean and std. timm has no
     ResNet with the 3x3 stem: there `load_backbone`, or the lines that `stem_code` says, stand for it.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     channels = encoder.mean.shape[1]
     mean, std = (values.flatten().tolist() for values in (encoder.mean, encoder.std))
     state = {key: value.detach().cpu().contiguous() for key, value in encoder.backbone.state_dict().items()}
-    save_file(state, folder / WEIGHTS, metadata={NORMALISATION: json.dumps({"mean": mean, "std": std})})
+    # Written here: of a full disk safetensors' own writer tells in an exception of its own kind.
+    content = save(state, metadata={NORMALISATION: json.dumps({"mean": mean, "std": std})})
+    with naming_full_disk(folder), removed_on_failure(folder / WEIGHTS):
+        (folder / WEIGHTS).write_bytes(content)
     small = has_shrunk_stem(encoder.backbone)
     told: dict[str, Any] = {
         "model": config.backbone,

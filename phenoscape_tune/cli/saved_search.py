@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from phenoscape_tune.search.plan import Plan
 
 SEARCH_FILE = "search.yaml"
+LOCK_FILE = ".search.lock"  # held while a process runs the search
 SEARCH_FILES = (
-    *(SEARCH_FILE, "study.journal", "study.journal.lock", ".search.lock", "leaderboard.csv", "best.yaml"),
+    *(SEARCH_FILE, "study.journal", "study.journal.lock", LOCK_FILE, "leaderboard.csv", "best.yaml"),
     *("summary.json", "report.html", "trials", "logs", "best"),
 )
 
@@ -52,6 +53,16 @@ def read_search(folder: Path) -> dict[str, Any]:
     missing = [key for key in ("seed", "max_epochs", "data", "metric", "space", "config") if key not in saved]
     if missing:
         raise UserError(f"{folder / SEARCH_FILE}: lacks {', '.join(missing)}; it cannot be resumed, start a new search")
+    kinds = {"seed": int, "max_epochs": int, "metric": str, "data": str, "space": dict, "config": dict}
+    kinds |= {key: kind for key, kind in (("batch_sizes", dict), ("batch_range", list)) if saved.get(key) is not None}
+    for key, kind in kinds.items():
+        if not isinstance(saved[key], kind):
+            raise UserError(
+                f"{folder / SEARCH_FILE}: {key}: {saved[key]!r} is not what a search writes there; give the file back "
+                "as it was, or start a new search"
+            )
+    if saved["max_epochs"] < 1:
+        raise UserError(f"{folder / SEARCH_FILE}: max_epochs: {saved['max_epochs']} is below 1; start a new search")
     if saved["metric"] not in METRICS:
         raise UserError(f"{folder / SEARCH_FILE}: metric: {saved['metric']} is unknown; start a new search")
     return saved
@@ -68,7 +79,10 @@ def saved_plan(folder: Path, saved: Mapping[str, Any]) -> Plan:
     measured, recommended = saved.get("batch_sizes"), saved.get("batch_range")
     # As it was found then: on another GPU the search would else go on with other trials.
     plan = replace(plan, batch_range=(recommended[0], recommended[1])) if recommended else plan
-    return replace(plan, capacity=Capacity(**measured)) if measured else plan
+    try:
+        return replace(plan, capacity=Capacity(**measured)) if measured else plan
+    except TypeError:
+        raise UserError(f"{folder / SEARCH_FILE}: batch_sizes: is damaged; start a new search") from None
 
 
 def resume_command(folder: Path, address: str | None = None) -> str:

@@ -8,7 +8,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from phenoscape_tune.cli.common import (
@@ -80,13 +80,17 @@ def _train(argv: Sequence[str]) -> int:
     warn_of_advice(config, args.quiet)
     _tell_memory(config, args.quiet)
     folder = Path(config.out_dir).expanduser().absolute()
-    if resume is None:
+
+    def check() -> None:
         hint = f"go on with --resume {folder / 'checkpoints' / 'last.ckpt'}"
         check_folder(folder, RUN_FILES, args.overwrite, hint)
+
+    if resume is None:
+        check()
         config = ensure_data(config)
     config = config.model_copy(update={"out_dir": str(folder)})
     with show_details(args.verbose):
-        return _run(config, resume, args.quiet)
+        return _run(config, resume, args.quiet, check)
 
 
 def _fetch(args: argparse.Namespace) -> Path:
@@ -152,7 +156,7 @@ def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
     return config.model_copy(update={"out_dir": str(folder)})
 
 
-def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
+def _run(config: TrainConfig, resume: Path | None, quiet: bool, check: Callable[[], None]) -> int:
     from phenoscape_tune.data.parts import open_parts
 
     folder = Path(config.out_dir)
@@ -180,6 +184,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool) -> int:
         # What is overwritten is deleted first.
         held = sum(path.stat().st_size for path in folder.glob("checkpoints/*.ckpt"))
         check_space(folder, needed - held, "the run", "free some, or choose another out_dir")
+        check()  # another process may have begun a run there meanwhile
         prepare_folder(folder, RUN_FILES)
     last, notes = folder / "checkpoints" / checkpoint.LAST, []
     if resume == last and (note := checkpoint.recover(last.parent)):

@@ -41,6 +41,7 @@ from phenoscape_tune.cli.question import (
     search_folder,
 )
 from phenoscape_tune.cli.saved_search import (
+    LOCK_FILE,
     SEARCH_FILE,
     SEARCH_FILES,
     read_search,
@@ -149,21 +150,20 @@ def _search(args: argparse.Namespace, folder: Path) -> int:
         return _dry_run(args, space, base, max_epochs, folder)
     check_supported(base, args.config or "command line")
     warn_of_advice(base, args.quiet)
-    check_folder(folder, SEARCH_FILES, args.overwrite, f"go on with it by '{resume_command(folder)}'")
+    hint = f"go on with it by '{resume_command(folder)}'"
+    check_folder(folder, SEARCH_FILES, args.overwrite, hint)
     plan, parts = look_at_data(space, ensure_data(base), max_epochs, folder, args.quiet)
     warm = read_earlier_trials(args, plan, parts)
     check_storage(base)
     devices = start_devices(args, plan)
     plan = measure_batch_sizes(plan, parts, devices, args.quiet)
     _show_plan(args, plan, parts, devices)
-    # Only now, with all that the user wrote checked, may an earlier result be deleted.
-    if folder.is_dir():
-        with _one_at_a_time(folder):
-            prepare_folder(folder, SEARCH_FILES)
-    else:
-        prepare_folder(folder, SEARCH_FILES)
-    write_search(plan, parts)
     with _one_at_a_time(folder):
+        # Only now, with all that the user wrote checked, may an earlier result be deleted; and not one that another
+        # process has begun there meanwhile.
+        check_folder(folder, SEARCH_FILES, args.overwrite, hint)
+        prepare_folder(folder, [name for name in SEARCH_FILES if name != LOCK_FILE])
+        write_search(plan, parts)
         return _run(args, plan, devices, warm)
 
 
@@ -200,8 +200,9 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Hold a search's folder. Raises UserError where another process runs the same search."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".search.lock")
+    lock = FileLock(folder / LOCK_FILE)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{folder}: another process is running this search; wait for it, or end it") from None
@@ -290,7 +291,8 @@ def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[
             write_experiment(conductor.plan)
             with Display(conductor, args.quiet, devices.concurrent) as display:
                 shares = (devices.concurrent, devices.cpus, devices.gpus)
-                ended = run_search(conductor, display, *shares, verbose=args.verbose, advice=advice, mirror=mirror)
+                how = {"verbose": args.verbose, "advice": advice, "joined": find_address(args.address) is not None}
+                ended = run_search(conductor, display, *shares, mirror=mirror, **how)
         except KeyboardInterrupt:
             ended = False
         if not ended:

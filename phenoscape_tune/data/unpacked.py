@@ -31,7 +31,7 @@ from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packing import FORMAT_VERSION, key_of
 from phenoscape_tune.data.readers import UnreadableImage
 from phenoscape_tune.data.specimens import Specimens, printable
-from phenoscape_tune.errors import UserError
+from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.files import write_whole
 
 BATCHES_AHEAD = 2
@@ -59,7 +59,7 @@ def open_unpacked(
     unreadable = _recorded(record)
     if unreadable is None:
         unreadable = _find_unreadable(specimens, square, max(1, num_workers), progress)
-        with suppress(OSError):  # no room for a few bytes: found anew the next time
+        with suppress(OSError, NoSpaceLeft):  # no room for a few bytes: found anew the next time
             cache_dir.expanduser().mkdir(parents=True, exist_ok=True)
             write_whole(record, json.dumps({"version": FORMAT_VERSION, "unreadable": unreadable}))
     told = judge_unreadable(unreadable, specimens, max_unreadable)

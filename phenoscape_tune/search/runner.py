@@ -164,6 +164,8 @@ class _Reports(_NotSaved, FIFOScheduler):
             else:
                 told = _raised(trial) or "its process ended without a word"
                 self._conductor.give_back(name, told, started=silent_at_most < math.inf)
+                if any(record.name == name and not record.ended for record in self._conductor.records()):
+                    self._display.say(f"{name}: {told}; it goes on from its last checkpoint")
             self._tell(ended=True)
 
     def hear(self, trial: Trial) -> None:
@@ -231,8 +233,9 @@ class _Interrupt(_NotSaved, tune.Callback):
         signal.signal(signal.SIGTERM, interrupt)
 
 
-def _patience() -> float:
-    told = os.environ.get(PATIENCE, "600")
+def _patience(joined: bool) -> float:
+    """Seconds to wait where no machine is left: one may join a cluster; a Ray of our own is gone for good."""
+    told = os.environ.get(PATIENCE, "600" if joined else "60")
     try:
         return float(told)
     except ValueError:
@@ -242,10 +245,10 @@ def _patience() -> float:
 class _Waiting(_NotSaved, tune.Callback):
     """Says that no trial runs although some wait, and ends the search in order where no machine is left for them."""
 
-    def __init__(self, reports: _Reports, cpus: int, gpus: float) -> None:
+    def __init__(self, reports: _Reports, cpus: int, gpus: float, joined: bool) -> None:
         self._reports = reports
         self._cpus, self._gpus = cpus, gpus
-        self._patience = _patience()
+        self._patience = _patience(joined)
         self._looked = self._since = time.monotonic()
         self._told = False
 
@@ -286,6 +289,7 @@ def run_search(
     trial: Callable[[dict[str, Any]], None] = run_trial,
     advice: str = "interrupted",
     mirror: Mirror | None = None,
+    joined: bool = False,
 ) -> bool:
     """Run a search to its end. Returns False where it was interrupted; everything reported is in the study then.
 
@@ -297,6 +301,7 @@ def run_search(
         trial: runs one task in a Ray actor.
         advice: what a second Ctrl-C, which ends at once, leaves the user with.
         mirror: copies the journal and the leaderboard to remote storage as trials end.
+        joined: whether Ray is a cluster's, which other machines may join.
     """
     reports = _Reports(conductor, display, mirror)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -314,7 +319,7 @@ def run_search(
                 name="search",
                 storage_path=scratch,
                 verbose=1 if verbose else 0,
-                callbacks=[_Interrupt(reports, advice), _Waiting(reports, cpus, gpus)],
+                callbacks=[_Interrupt(reports, advice), _Waiting(reports, cpus, gpus, joined)],
             ),
         )
         try:

@@ -8,9 +8,11 @@ import pytest
 from phenoscape_tune.cli.saved_search import read_search, saved_plan, write_search
 from phenoscape_tune.cli.tune import open_conductor
 from phenoscape_tune.config import build_config
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import WITH_LABELS
 from phenoscape_tune.search.plan import Plan, make_plan
 from phenoscape_tune.search.space import build_space
+from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 
 SPACE: dict[str, Any] = {
     "parameters": {"batch_size": {"type": "choice", "values": [16, 32, 64, 128, 256]}},
@@ -59,3 +61,20 @@ def test_the_batch_stage_starts_within_what_is_recommended(tmp_path: Path) -> No
         assert len(set(tried)) == len(tried) == 4
         low, high = batch_range
         assert low <= tried[0] <= high
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_epochs", "foo"), ("max_epochs", -1), ("metric", ["a"]), ("batch_sizes", 7), ("batch_sizes", {"a": 1}),
+        ("batch_range", 7), ("config", "hello"), ("space", [1]), ("seed", [1, 2]),
+    ],
+)  # fmt: skip
+def test_a_search_file_that_was_changed_by_hand_is_one_message_that_names_it(
+    key: str, value: Any, tmp_path: Path
+) -> None:
+    write_search(make(tmp_path, None), Images())  # type: ignore[arg-type]
+    path = tmp_path / "search.yaml"
+    path.write_text(dump_mapping({**load_mapping(path), key: value}))
+    with pytest.raises(UserError, match=f"search.yaml: {key}"):
+        saved_plan(tmp_path, read_search(tmp_path))

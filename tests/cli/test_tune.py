@@ -356,6 +356,24 @@ def test_an_unknown_backbone_is_refused_before_the_first_trial(
 # ---- without a search ----
 
 
+def test_a_result_that_appears_while_a_search_starts_is_not_deleted(
+    birds: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "twice"
+
+    def another_search_ends(*ignored: Any) -> None:
+        folder.mkdir()
+        for name in ("search.yaml", "report.html"):
+            (folder / name).write_text("theirs")
+
+    monkeypatch.setattr(tune, "start_devices", another_search_ends)
+    monkeypatch.setattr(tune, "measure_batch_sizes", lambda plan, *ignored: plan)
+    monkeypatch.setattr(tune, "_show_plan", lambda *ignored: None)
+    assert run("--space", space, "--out", folder, f"data_dir={birds}", *TINY) == 2
+    assert f"{folder}: exists already" in capsys.readouterr().err
+    assert (folder / "report.html").read_text() == "theirs"
+
+
 def test_the_dry_run_prints_the_plan_and_starts_nothing(
     space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
