@@ -6,6 +6,7 @@ Every check is bounded in time, and what goes wrong inside of one is a row like 
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +17,24 @@ from phenoscape_tune.cli.common import DONE, OTHER_FAULT, resolve_config
 from phenoscape_tune.cli.devices import find_address
 from phenoscape_tune.cli.folder_checks import check_folder_works, check_temporary_folder
 from phenoscape_tune.cli.machine import check_cores, check_memory, check_open_files, check_shared_memory
-from phenoscape_tune.cli.packages import check_imports, check_packages, check_python, check_ray
+from phenoscape_tune.cli.packages import check_imports, check_packages, check_python, check_ray, last_line, run_apart
 from phenoscape_tune.cli.question import search_folder
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row, tell
 from phenoscape_tune.config import TrainConfig, parse_overrides
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.storage import Storage
 
 LOOKED_AT = 32  # images that are decoded
+# In a process of its own, which can be ended: pyarrow keeps one alive for minutes where a server does not answer.
+_STORAGE = """
+import sys
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.storage import Storage
+
+try:
+    Storage(sys.argv[1]).check()
+except UserError as error:
+    sys.exit(" ".join(str(error).split()))
+"""
 
 
 @dataclass(frozen=True)
@@ -35,14 +46,12 @@ class Check:
         name: of its row where it does not answer.
         ask: gives the rows.
         seconds: that it may take.
-        remedy: where it takes longer.
     """
 
     area: str
     name: str
     ask: Callable[[], Iterable[Row]]
     seconds: float = 30
-    remedy: str = "look at the machine's own logs"
 
 
 def examine(args: argparse.Namespace) -> int:
@@ -80,7 +89,8 @@ def checks(args: argparse.Namespace) -> list[Check]:
         Check("data", "images", lambda: _check_data(config), 300),
     ]
     if config is not None and config.storage is not None:
-        found.append(_remote_storage(config.storage))
+        url = config.storage
+        found.append(Check("storage", "remote storage", lambda: _check_remote_storage(url), 90))
     address = find_address(args.address)
     if address is not None:
         return [*found, Check("cluster", "cluster", lambda: check_cluster(address, config, _output_folder(args)), 150)]
@@ -103,7 +113,7 @@ def answer(check: Check) -> list[Row]:
     thread.join(check.seconds)
     found = list(rows)
     if thread.is_alive():
-        found.append(Row(check.name, FAULT, f"no answer within {check.seconds:g} s", check.remedy))
+        found.append(Row(check.name, FAULT, f"no answer within {check.seconds:g} s", "look at the machine's own logs"))
     elif trouble:
         told = str(trouble[0]) if isinstance(trouble[0], UserError) else f"{type(trouble[0]).__name__}: {trouble[0]}"
         found.append(Row(check.name, FAULT, " ".join(told.split()), "mend what the message names"))
@@ -130,19 +140,14 @@ def _cache_folder(config: TrainConfig | None) -> Path:
     return Path(config.cache_dir).expanduser() if config is not None and config.cache_dir else default_cache_dir()
 
 
-def _remote_storage(url: str) -> Check:
+def _check_remote_storage(url: str, seconds: float = 60) -> list[Row]:
     """Whether remote storage is written and read, as a run or search asks before it starts."""
+    code, _, error = run_apart([sys.executable, "-c", _STORAGE, url], seconds)
+    if code == 0:
+        return [Row("remote storage", OK, f"{url}: a file is written, read and removed")]
+    how = last_line(error) or f"exit code {code}" if code is not None else f"{url}: no answer within {seconds:g} s"
     remedy = "check the URL, the network and the credentials in the environment, or leave storage out"
-
-    def ask() -> Iterable[Row]:
-        try:
-            Storage(url).check()
-        except UserError as error:
-            yield Row("remote storage", FAULT, " ".join(str(error).split()), remedy)
-        else:
-            yield Row("remote storage", OK, f"{url}: a file is written, read and removed")
-
-    return Check("storage", "remote storage", ask, 60, remedy)
+    return [Row("remote storage", FAULT, how, remedy)]
 
 
 def _check_data(config: TrainConfig | None) -> list[Row]:
