@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -38,7 +40,8 @@ from phenoscape_tune.yaml_file import dump_mapping
 
 log = logging.getLogger(__name__)
 
-RUN_FILES = ("config.yaml", "checkpoints", "logs", "test_scores.csv")
+FETCHED = ".fetched"  # in a run's folder: what is not yet whole of a run in remote storage
+RUN_FILES = ("config.yaml", "checkpoints", "logs", "test_scores.csv", FETCHED)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -111,9 +114,16 @@ def _fetch(args: argparse.Namespace) -> Path:
         hint = f"go on with --resume {folder / name}, or write another out_dir=FOLDER"
         check_folder(folder, RUN_FILES, args.overwrite, hint)
         prepare_folder(folder, RUN_FILES)
-        storage.download("config.yaml", folder / "config.yaml")
-        if not storage.download(name, folder / name):
-            raise UserError(f"--resume: {args.resume}: no such checkpoint")
+        # Aside, so that a process which is killed meanwhile leaves no run's folder, and the same command works again.
+        aside = folder / FETCHED
+        try:
+            if not storage.download(name, aside / name):
+                raise UserError(f"--resume: {args.resume}: no such checkpoint")
+            storage.download("config.yaml", aside / "config.yaml")
+            for top in (Path(name).parts[0], "config.yaml"):
+                os.replace(aside / top, folder / top)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise UserError(f"--resume: {args.resume}: cannot be fetched ({error})") from error
     return folder / name

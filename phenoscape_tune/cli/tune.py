@@ -191,7 +191,7 @@ def _resume(args: argparse.Namespace, folder: Path) -> int:
             )
         check_storage(base)
         devices = start_devices(args, plan)
-        _show_plan(args, plan, parts, devices)
+        _show_plan(args, plan, parts, devices, ended=sum(record.ended for record in conductor.records()))
         return _run(args, plan, devices)
 
 
@@ -248,12 +248,12 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
     return DONE
 
 
-def _show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devices) -> None:
-    """Print the plan. Raises UserError where the disk has no room for it."""
+def _show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devices, ended: int = 0) -> None:
+    """Print the plan, of which so many trials have ended. Raises UserError where the disk has no room for the rest."""
     from phenoscape_tune.search.disk_plan import plan_disk
     from phenoscape_tune.search.display import describe_plan
 
-    need = plan_disk(plan, devices.parameters, devices.concurrent)
+    need = plan_disk(plan, devices.parameters, devices.concurrent, ended)
     need.check()
     if not args.quiet:
         memory = [*describe_memory(devices.cards, devices.gpus), need.describe()]

@@ -120,7 +120,9 @@ class Course:
         bounds = self.ranges[LR].bounds if LR in self.ranges else None
         return {LR: lr if bounds is None else min(max(lr, bounds[0]), bounds[1])}
 
-    def _candidates(self, top_k: int) -> list[TrialRecord]:
+    def candidates(self, top_k: int) -> list[TrialRecord]:
+        """What the confirmation would repeat if it began now: the baseline, where it was completed, and the best
+        `top_k` of the others."""
         baseline = self.baseline
         top = [record for record in self.ranked() if record.stage != DEFAULTS][:top_k]
         return [baseline, *top] if baseline is not None and baseline.status == COMPLETED else top
@@ -253,7 +255,7 @@ class Course:
         self.study.open_stage(stage, None)
         names = self.study.get_note(stage, CANDIDATES)
         if names is None:
-            names = [record.name for record in self._candidates(top_k)]
+            names = [record.name for record in self.candidates(top_k)]
             if all(self.baseline is not None and name == self.baseline.name for name in names):
                 repeats = 0
             self.study.set_note(stage, REPEATS, repeats)

@@ -20,7 +20,11 @@ from phenoscape_tune.training.disk import (
 
 @dataclass(frozen=True)
 class DiskNeed:
-    """What a search needs at most, in bytes: checkpoints of the trials that run, of those that are kept, and logs."""
+    """What a search needs at most, in bytes: checkpoints of the trials that run, of those that are kept, and logs.
+
+    Attributes:
+        ended: of the trials, those of an interrupted search that have ended; their logs are on the disk.
+    """
 
     folder: Path
     checkpoint: int
@@ -28,6 +32,7 @@ class DiskNeed:
     kept: int
     trials: int
     logs: int
+    ended: int = 0
 
     @property
     def total(self) -> int:
@@ -37,6 +42,7 @@ class DiskNeed:
     def check(self) -> None:
         """Raise UserError where less is free; what an interrupted search holds already is not needed again."""
         held = sum(path.stat().st_size for path in self.folder.glob("trials/*/checkpoints/*.ckpt"))
+        held += min(self.ended, self.trials) * self.logs
         remedy = "free some, choose another folder (--out), or lower keep or --concurrent"
         check_space(self.folder, self.total - held, "the search", remedy)
 
@@ -49,8 +55,9 @@ class DiskNeed:
         )
 
 
-def plan_disk(plan: Plan, parameters: int, concurrent: int) -> DiskNeed:
-    """What a search needs whose network, the base configuration's, has so many parameters."""
+def plan_disk(plan: Plan, parameters: int, concurrent: int, ended: int = 0) -> DiskNeed:
+    """What a search needs whose network, the base configuration's, has so many parameters; `ended` of its trials have
+    ended in an earlier part of it."""
     base = plan.base.model_copy(update={"max_epochs": plan.rungs.max_epochs})
     return DiskNeed(
         folder=plan.folder,
@@ -59,4 +66,5 @@ def plan_disk(plan: Plan, parameters: int, concurrent: int) -> DiskNeed:
         kept=kept_at_most(plan.space.keep, plan.top_k),
         trials=sum(stage.trials for stage in plan.stages) + plan.confirmations,
         logs=log_bytes(base),
+        ended=ended,
     )

@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 
 BESIDE = 2  # trials that are kept beside the best ones: the baseline, and the winner where it is none of them
 _BEFORE = "previous.ckpt"
-_FILES = ("last.ckpt", _BEFORE, "best.ckpt", ".last.ckpt.tmp", ".previous.ckpt.tmp", ".best.ckpt.tmp")
+_ASIDE = (".last.ckpt.tmp", ".previous.ckpt.tmp", ".best.ckpt.tmp", ".fetched.ckpt.tmp")  # of a killed process
+_FILES = ("last.ckpt", _BEFORE, "best.ckpt", *_ASIDE)
 
 
 def kept_at_most(keep: int, top_k: int) -> int:
@@ -48,13 +49,16 @@ class Retention:
                     self._mirror.remove_folder(f"trials/{record.name}/checkpoints")
             elif record.name not in self._trimmed:
                 self._trimmed.add(record.name)
-                _remove(folder, (_BEFORE,))  # of no use to a trial that is not resumed
+                _remove(folder, (_BEFORE, *_ASIDE))  # of no use to a trial that is not resumed
 
     def _needed(self, winner: str | None) -> set[str]:
         plan, baseline = self._conductor.plan, self._conductor.baseline
+        # Those of an earlier search have no checkpoints here.
+        own = [record for record in self._conductor.ranked() if not record.warm]
+        names = {record.name for record in own[: plan.space.keep]}
         # Which of the candidates wins is known when all have been repeated.
-        best = plan.space.keep if self._conductor.done else max(plan.space.keep, plan.top_k)
-        names = {record.name for record in self._conductor.ranked()[:best]}
+        if not self._conductor.done:
+            names |= {record.name for record in self._conductor.candidates(plan.top_k)}
         return names | ({baseline.name} if baseline is not None else set()) | ({winner} if winner else set())
 
 

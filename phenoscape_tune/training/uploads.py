@@ -17,6 +17,7 @@ from phenoscape_tune.training import checkpoint
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+FETCHED = ".fetched.ckpt.tmp"  # in it, what is fetched and not looked at yet
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def find_last(config: TrainConfig, reported_epochs: int) -> tuple[Path | None, s
     epoch = 0 if found is None else checkpoint.load(found).epoch
     if config.storage is None or (found is not None and epoch >= reported_epochs):
         return found, note
-    aside = folder / ".fetched.ckpt.tmp"
+    aside = folder / FETCHED
     try:
         if not Storage(config.storage).download(f"{CHECKPOINTS}/{checkpoint.LAST}", aside):
             return found, note

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from phenoscape_tune.cli import train
-from phenoscape_tune.config import load_config
+from phenoscape_tune.config import build_config, load_config
+from phenoscape_tune.storage import Storage
+from phenoscape_tune.yaml_file import dump_mapping
 
 TINY = [
     *("backbone=test_resnet.r160_in1k", "input_size=32", "stem=standard", "batch_size=8", "projection_dim=16"),
@@ -46,6 +48,42 @@ def test_help_imports_neither_torch_nor_ray() -> None:
         "assert not {'torch', 'ray', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+
+
+def test_a_checkpoint_that_is_fetched_appears_whole_and_a_killed_fetch_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remote, folder = tmp_path / "remote", tmp_path / "run"
+    (remote / "checkpoints").mkdir(parents=True)
+    (remote / "config.yaml").write_text(dump_mapping(build_config({"out_dir": str(folder)}).to_mapping()))
+    (remote / "checkpoints" / "last.ckpt").write_bytes(b"all of it")
+    # What a process leaves that is killed while it fetches.
+    begun = folder / train.FETCHED / "checkpoints"
+    begun.mkdir(parents=True)
+    (begun / "last.ckpt").write_bytes(b"a par")
+    seen, download, resumed = [], Storage.download, []
+
+    def look_and_download(self: Storage, name: str, target: Path) -> bool:
+        found = download(self, name, target)
+        seen.append({path.name for path in folder.glob("*") if not path.name.startswith(".")})
+        return found
+
+    def note(config: object, resume: Path, quiet: bool) -> int:
+        resumed.append((resume, resume.read_bytes()))
+        return 0
+
+    monkeypatch.setattr(Storage, "download", look_and_download)
+    monkeypatch.setattr(train, "_run", note)
+    own = (f"out_dir={folder}", "accelerator=cpu")
+    assert run("--resume", f"file://{remote}/checkpoints/none.ckpt", *own) == 2
+    assert "no such checkpoint" in capsys.readouterr().err
+    last = folder / "checkpoints" / "last.ckpt"
+    assert run("--resume", f"file://{remote}/checkpoints/last.ckpt", *own) == 0
+    assert resumed == [(last, b"all of it")]
+    assert seen and all(names == set() for names in seen)
+    assert {path.name for path in folder.iterdir()} == {"checkpoints", "config.yaml"}
+    assert run("--resume", f"file://{remote}/checkpoints/last.ckpt", *own) == 2
+    assert f"go on with --resume {last}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -15,7 +16,10 @@ import lives
 import pytest
 
 from phenoscape_tune.cli.train import main
-from phenoscape_tune.search.study import read_trials
+from phenoscape_tune.errors import NoSpaceLeft
+from phenoscape_tune.search.priority import Stage
+from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.study import Study, read_trials
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.yaml_file import load_mapping
 
@@ -155,6 +159,33 @@ def test_a_search_without_the_disk_that_it_needs_is_refused_before_its_first_tri
     assert not out.exists()
 
 
+def test_a_journal_on_a_full_disk_is_whole_and_goes_on(small_disk: Callable[[int], Path]) -> None:
+    """Not a byte is left for it: what a search says then is the same as of its checkpoints."""
+    disk = small_disk(2)
+    journal, stage = disk / "study.journal", Stage(1, "lr", ("lr",), 1)
+    study = Study(journal, {"lr": Parameter(type="loguniform", low=1e-4, high=1e-1)}, 0, True)
+    study.open_stage(stage, None)
+    record = study.ask(stage, {})
+    filler = fill(disk, left=0)
+
+    def report_until_full() -> None:
+        nonlocal record
+        for epoch in range(1, 200):  # the last page that it has is filled first
+            record = study.report(record, {"epoch": epoch, "objective": epoch / 200, "seconds": 1.0})
+
+    with pytest.raises(NoSpaceLeft, match=f"No space left on the disk of {disk}"):
+        report_until_full()
+    assert record.curve
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert all(line.endswith(b"\n") and json.loads(line) for line in lines)
+    assert read_trials(journal)[0].curve[: len(record.curve)] == record.curve
+    filler.unlink()
+    next_epoch = len(record.curve) + 1
+    record = study.report(record, {"epoch": next_epoch, "objective": 1.0, "seconds": 1.0})
+    assert (len(record.curve), record.curve[-1]) == (next_epoch, 1.0)
+    assert read_trials(journal) == [record]
+
+
 def trials_of(folder: Path) -> dict[str, tuple[str, int]]:
     return {record.name: (record.status, len(record.curve)) for record in read_trials(folder / "study.journal")}
 
@@ -162,7 +193,7 @@ def trials_of(folder: Path) -> dict[str, tuple[str, int]]:
 def test_a_search_on_a_full_disk_stops_whole_and_goes_on(
     birds: Path, tmp_path: Path, small_disk: Callable[[int], Path]
 ) -> None:
-    """Its disk is filled after the first trial's end: checkpoints do not fit, then not even the journal."""
+    """Its disk is filled after the first trial's end: checkpoints do not fit; full, it does not start again."""
     disk = small_disk(60)
     out, space = disk / "search", tmp_path / "lr.yaml"
     space.write_text(SPACE)
@@ -182,12 +213,10 @@ def test_a_search_on_a_full_disk_stops_whole_and_goes_on(
     assert ("completed", 4) in before.values() and "running" in {status for status, _ in before.values()}
     for path in out.glob("trials/*/checkpoints/*.ckpt"):
         assert checkpoint.find_fault(path) is None, path
-    # Not a byte for the journal either: the same end.
-    filler.unlink()
-    filler = fill(disk, left=0)
     ended = tune("--resume", "--out", out, "--concurrent", "1")
-    assert ended.returncode == 1
-    assert "Traceback" not in ended.stderr and ended.stderr.count("No space left") == 1, ended.stderr
+    assert ended.returncode == 2, ended.stderr
+    refused = rf"{out}: the search needs about [\d.]+ MB of disk, and [\d.]+ (bytes|kB) are free; free some"
+    assert re.search(refused, ended.stderr) and "Traceback" not in ended.stderr, ended.stderr
     assert trials_of(out) == before
     filler.unlink()
     assert tune("--resume", "--out", out, "--concurrent", "1").returncode == 0

@@ -40,3 +40,21 @@ def test_a_disk_without_room_is_refused_with_both_numbers(tmp_path: Path, monkey
     with (held / "last.ckpt").open("wb") as file:
         file.truncate(need.total - free)
     need.check()
+
+
+def test_a_search_that_is_nearly_done_needs_no_room_for_the_logs_that_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(tmp_path / "search", keep=1, budget={"trials": 1000}, confirm=None)
+    begun, nearly_done = plan_disk(plan, 10_000, 1), plan_disk(plan, 10_000, 1, ended=990)
+    assert begun.trials == 1000
+    assert begun.total - 1000 * begun.logs < 10e6 < 50 * begun.logs * 20  # small checkpoints, and many logs
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10e6 + 20 * begun.logs))
+    with pytest.raises(UserError, match="the search needs about"):
+        begun.check()
+    nearly_done.check()
+    # Those of the trials to come are needed.
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5 * begun.logs))
+    with pytest.raises(UserError, match="the search needs about"):
+        nearly_done.check()
+    assert nearly_done.describe().partition("), ")[0] == begun.describe().partition("), ")[0]

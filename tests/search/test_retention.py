@@ -1,15 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import Driver, make_plan, open_conductor
+from driver import Driver, Objective, learn, make_plan, open_conductor, search
 
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.course import CANDIDATES
 from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.retention import Retention, kept_at_most
+from phenoscape_tune.search.study import TrialRecord
+from phenoscape_tune.training.uploads import FETCHED
 
 FILES = {"last.ckpt", "previous.ckpt", "best.ckpt"}
 
@@ -30,20 +34,25 @@ def write_checkpoints(folder: Path, name: str) -> None:
     (own.parent / "test_scores.csv").touch()
 
 
-def search_with_files(folder: Path, most: int | None = None, **space: Any) -> Iterator[tuple[Conductor, Retention]]:
+def search_with_files(
+    folder: Path,
+    most: int | None = None,
+    objective: Objective = learn,
+    warm: Sequence[TrialRecord] = (),
+    **space: Any,
+) -> Iterator[tuple[Conductor, Retention]]:
     """Run a search whose trials write checkpoints before each report, with a sweep after each end."""
-    conductor = open_conductor(make_plan(folder, **space))
+    conductor = open_conductor(make_plan(folder, **space), warm=warm)
     retention, ended = Retention(conductor), 0
     driver = Driver(conductor)
-    objective = driver.objective
     names: list[str] = []
 
-    def learn(config: Any, epoch: int) -> Any:
+    def write_and_learn(config: Any, epoch: int) -> Any:
         names.append(Path(config.out_dir).name)
         write_checkpoints(folder, names[-1])
         return objective(config, epoch)
 
-    driver.objective = learn
+    driver.objective = write_and_learn
     for number, _ in enumerate(driver.reports(), start=1):
         now = sum(record.ended for record in conductor.records())
         if now > ended:
@@ -89,6 +98,41 @@ def test_the_candidates_of_the_confirmation_are_kept_until_one_of_them_has_won(t
     assert checkpoints(tmp_path).keys() == {best, conductor.baseline.name, outcome.best.record.name}
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_where_the_defaults_are_best_every_candidate_has_its_checkpoints_when_it_is_repeated(
+    tmp_path: Path, keep: int
+) -> None:
+    def defaults_are_best(config: Any, epoch: int) -> float:
+        return 0.99 if (config.lr, config.temperature) == (base.lr, base.temperature) else float(learn(config, epoch))
+
+    space: dict[str, Any] = {"keep": keep, "confirm": {"top_k": 3, "seeds": 1}}
+    base = make_plan(tmp_path, **space).base
+    repeated: set[str] = set()
+    for conductor, _ in search_with_files(tmp_path, objective=defaults_are_best, **space):
+        if conductor.stage.name == "confirm" and not conductor.done:
+            # What the search itself decided to repeat, as its journal has it.
+            repeated = set(conductor.study.get_note(conductor.stage, CANDIDATES))
+            assert repeated <= checkpoints(tmp_path).keys()
+    assert conductor.baseline is not None and conductor.ranked()[0].name == conductor.baseline.name
+    assert len(repeated) == 4
+
+
+def test_trials_of_an_earlier_search_take_no_place_of_those_that_have_checkpoints(tmp_path: Path) -> None:
+    def better(config: Any, epoch: int) -> float:
+        return float(learn(config, epoch)) + 0.5
+
+    earlier = [record for record in search(tmp_path / "earlier", better).ranked() if record.values]
+    warm = [replace(record, name=f"earlier:{record.name}", warm=True) for record in earlier]
+    folder = tmp_path / "search"
+    conductor = list(search_with_files(folder, warm=warm, keep=2, confirm=None))[-1][0]
+    Retention(conductor).sweep()
+    ranked = conductor.ranked()
+    assert all(record.warm for record in ranked[:2])
+    best = [record.name for record in ranked if not record.warm][:2]
+    assert conductor.baseline is not None
+    assert checkpoints(folder).keys() == {*best, conductor.baseline.name}
+
+
 def test_a_resumed_search_sweeps_what_was_left_and_needs_none_of_what_is_gone(tmp_path: Path) -> None:
     unbroken = list(search_with_files(tmp_path / "unbroken", keep=1))[-1][0]
     first = list(search_with_files(tmp_path / "broken", most=40, keep=1))[-1][0]
@@ -96,6 +140,7 @@ def test_a_resumed_search_sweeps_what_was_left_and_needs_none_of_what_is_gone(tm
     # Killed before its last sweep: an ended trial still has its files.
     left = next(record.name for record in first.records() if record.status == "pruned")
     write_checkpoints(tmp_path / "broken", left)
+    (tmp_path / "broken" / "trials" / left / "checkpoints" / FETCHED).touch()  # and while it was fetched
     resumed = list(search_with_files(tmp_path / "broken", keep=1))[-1][0]
     assert resumed.done
     assert left not in checkpoints(tmp_path / "broken")
