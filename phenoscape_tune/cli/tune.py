@@ -181,7 +181,7 @@ def _resume(args: argparse.Namespace, folder: Path) -> int:
         if conductor.settle():
             # One that has been told needs no storage, which may be out of reach by now.
             told = (folder / "summary.json").exists()
-            with Mirror(None, folder) if told else open_mirror(plan) as mirror:
+            with Mirror(None, folder) if told else open_mirror(conductor) as mirror:
                 return _finish(conductor, mirror)
         _, parts = look_at_data(space, base, max_epochs, folder, args.quiet)
         if parts.fingerprint != saved["data"]:
@@ -286,7 +286,7 @@ def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[
     conductor = open_conductor(plan, devices, warm)
     again = resume_command(conductor.plan.folder, args.address)
     advice = f"interrupted; everything reported is kept. Go on with:\n  {again}"
-    with open_mirror(plan) as mirror:
+    with open_mirror(conductor) as mirror:
         try:
             write_experiment(conductor.plan)
             with Display(conductor, args.quiet, devices.concurrent) as display:
@@ -302,16 +302,32 @@ def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[
 
 
 @contextmanager
-def open_mirror(plan: Plan) -> Iterator[Mirror]:
+def open_mirror(conductor: Conductor) -> Iterator[Mirror]:
     """The search's copy on remote storage, where it has one: its question at once, all that it holds at the end."""
+    plan = conductor.plan
     storage = None if plan.base.storage is None else Storage(plan.base.storage)
-    with Mirror(storage, plan.folder, lambda line: warn([line])) as mirror:
+    with Mirror(storage, plan.folder, lambda line: warn([line]), to_the_end=True) as mirror:
         mirror.put(SEARCH_FILE)
         try:
             yield mirror
         finally:
             mirror.put(*(name for name in _MIRRORED if (plan.folder / name).exists()))
             mirror.put_folder("logs")
+            _put_trials(conductor, mirror)
+
+
+def _put_trials(conductor: Conductor, mirror: Mirror) -> None:
+    """Have uploaded what trials that have ended did not come to: a process is cut off soon after its trial's end."""
+    folder = conductor.plan.folder
+    for record in conductor.records():
+        if record.ended:
+            own = f"trials/{record.name}"
+            mirror.put_lacking(*(name for name in (f"{own}/config.yaml",) if (folder / name).exists()))
+            mirror.put(*(name for name in (f"{own}/test_scores.csv",) if (folder / name).exists()))
+            mirror.put_folder_lacking(f"{own}/logs")
+            # Of those that are not kept, they are gone by now.
+            checkpoints = (f"{own}/checkpoints/{name}" for name in ("last.ckpt", "best.ckpt"))
+            mirror.put_lacking(*(name for name in checkpoints if (folder / name).exists()), sealed=True)
 
 
 def _finish(conductor: Conductor, mirror: Mirror) -> int:

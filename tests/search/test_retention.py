@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import Any
 import pytest
 from driver import Driver, Objective, learn, make_plan, open_conductor, search
 
+from phenoscape_tune.cli.tune import _finish, open_mirror
+from phenoscape_tune.config import build_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import CANDIDATES
 from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.retention import Retention, kept_at_most
 from phenoscape_tune.search.study import TrialRecord
 from phenoscape_tune.training.uploads import FETCHED
+from phenoscape_tune.yaml_file import dump_mapping
 
 FILES = {"last.ckpt", "previous.ckpt", "best.ckpt"}
 
@@ -131,6 +135,53 @@ def test_trials_of_an_earlier_search_take_no_place_of_those_that_have_checkpoint
     best = [record.name for record in ranked if not record.warm][:2]
     assert conductor.baseline is not None
     assert checkpoints(folder).keys() == {*best, conductor.baseline.name}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of scores that no trial here has
+def test_storage_has_at_the_end_what_trials_that_were_cut_off_did_not_upload(tmp_path: Path) -> None:
+    folder, remote = tmp_path / "search", tmp_path / "remote"
+
+    def train(config: Any, epoch: int) -> float:
+        own = Path(config.out_dir)
+        write_checkpoints(folder, own.name)
+        for name in FILES:  # of one size, whatever the epoch
+            (own / "checkpoints" / name).write_bytes(bytes(500) + bytes([epoch]) * 32)
+        (own / "logs" / "tensorboard").mkdir(parents=True, exist_ok=True)
+        (own / "config.yaml").write_text(dump_mapping(config.to_mapping()))
+        for name in ("training.log", "tensorboard/events"):
+            with (own / "logs" / name).open("a") as file:
+                file.write(f"epoch {epoch}\n")
+        if epoch == 2:  # all that its own process uploads: of it, less than there is later
+            shutil.copytree(own / "checkpoints", remote / "trials" / own.name / "checkpoints", dirs_exist_ok=True)
+            (remote / "trials" / own.name / "checkpoints" / "previous.ckpt").unlink()
+        return float(learn(config, epoch))
+
+    base = build_config({"seed": 5, "max_epochs": 50, "storage": f"file://{remote}"})
+    folder.mkdir()
+    (folder / "search.yaml").write_text("{}")
+    conductor = open_conductor(make_plan(folder, base, keep=1))
+    with open_mirror(conductor) as mirror:
+        retention = Retention(conductor, mirror)
+        driver = Driver(conductor, train)
+        for _ in driver.reports():
+            retention.sweep()
+        assert _finish(conductor, mirror) == 0
+        outcome = decide(conductor)
+    assert outcome is not None and conductor.baseline is not None
+    here, there = files(folder), files(remote)
+    kept = {conductor.ranked()[0].name, conductor.baseline.name, outcome.best.record.name}
+    assert {Path(name).parts[1] for name in there if "checkpoints" in name} == kept
+    for record in conductor.records():
+        own = f"trials/{record.name}"
+        for name in ("config.yaml", "test_scores.csv", "logs/training.log", "logs/tensorboard/events"):
+            assert there[f"{own}/{name}"] == here[f"{own}/{name}"]
+    local = {"images.lock", "study.journal.lock"}
+    assert there == {name: content for name, content in here.items() if name not in local}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def test_a_resumed_search_sweeps_what_was_left_and_needs_none_of_what_is_gone(tmp_path: Path) -> None:
