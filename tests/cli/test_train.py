@@ -68,7 +68,7 @@ def test_a_checkpoint_that_is_fetched_appears_whole_and_a_killed_fetch_is_begun_
         seen.append({path.name for path in folder.glob("*") if not path.name.startswith(".")})
         return found
 
-    def note(config: object, resume: Path, quiet: bool) -> int:
+    def note(config: object, resume: Path, *more: object) -> int:
         resumed.append((resume, resume.read_bytes()))
         return 0
 
