@@ -319,7 +319,7 @@ def open_mirror(conductor: Conductor) -> Iterator[Mirror]:
 def _put_trials(conductor: Conductor, mirror: Mirror) -> None:
     """Have uploaded what trials that have ended did not come to: a process is cut off soon after its trial's end."""
     folder = conductor.plan.folder
-    for record in conductor.records():
+    for record in conductor.records() if conductor.plan.base.storage is not None else ():
         if record.ended:
             own = f"trials/{record.name}"
             mirror.put_lacking(*(name for name in (f"{own}/config.yaml",) if (folder / name).exists()))
