@@ -194,7 +194,7 @@ def test_a_job_near_its_time_limit_ends_in_order_and_goes_on_when_it_is_started_
 ) -> None:
     out, log = tmp_path / "search", tmp_path / "job.log"
     arguments = [
-        *("--space", "lr.yaml", "--out", str(out), "--trials", "3", "--max-epochs", "30", "--no-confirm"),
+        *("--space", "lr.yaml", "--out", str(out), "--trials", "2", "--max-epochs", "30", "--no-confirm"),
         *("--seed", "0", f"data_dir={birds}", "backbone=test_resnet.r160_in1k", "input_size=32", "stem=standard"),
     ]
     first = job(log, *arguments)
@@ -213,5 +213,5 @@ def test_a_job_near_its_time_limit_ends_in_order_and_goes_on_when_it_is_started_
     assert again.returncode == 0, log.read_text()
     with (out / "leaderboard.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len({row["trial"] for row in rows}) == len(rows) == 3
+    assert len({row["trial"] for row in rows}) == len(rows) == 2
     assert {row["status"] for row in rows} <= {"completed", "pruned"}
