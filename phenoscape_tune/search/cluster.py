@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 
 BUSY_SECONDS = 900.0  # for one network to be built: a cluster that others use may have to finish something first
+STARTED_LATE = "timed out during startup"  # stands in what Ray says where its processes are late
 ANSWER_SECONDS = 20.0  # within which a cluster answers
 # What a cluster's processes, which started without the settings above, are handed of them.
 _HANDED = ("RAY_USAGE_STATS_ENABLED", "RAY_CHDIR_TO_TRIAL_DIR", "TUNE_FUNCTION_THREAD_TIMEOUT_S")
@@ -74,7 +75,7 @@ def start_ray(cpus: int, verbose: bool, address: str | None = None) -> None:
         check_address(address)
         where = {"address": address, "runtime_env": {"env_vars": {name: os.environ[name] for name in _HANDED}}}
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(
+    _init(
         **where,
         log_to_driver=verbose,
         logging_level=logging.INFO if verbose else logging.ERROR,
@@ -84,6 +85,18 @@ def start_ray(cpus: int, verbose: bool, address: str | None = None) -> None:
     # Ray puts a handler of its own there, which ends the process without a word.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
+
+
+def _init(**settings: Any) -> None:
+    """`ray.init`, and again where Ray's own processes were not up in the 30 s that it gives them: a busy machine."""
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:  # Ray raises this one as it is, without a class of its own
+            if not tries_left or STARTED_LATE not in str(error):
+                raise
+            ray.shutdown()
 
 
 def check_address(address: str) -> None:

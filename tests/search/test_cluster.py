@@ -6,6 +6,7 @@ import time
 import pytest
 
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.search import cluster
 from phenoscape_tune.search.cluster import _known_fault, check_address
 
 
@@ -46,3 +47,20 @@ def test_what_ray_says_becomes_what_to_do() -> None:
     ):
         assert remedy in str(_known_fault(said))
     assert _known_fault("Failed to get cluster ID from GCS server: TimedOut") is None
+
+
+def test_a_ray_that_starts_late_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def late(**settings: object) -> None:
+        asked.append(settings)
+        if len(asked) < 3:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(cluster.ray, "init", late)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    cluster._init(num_cpus=1)
+    assert asked == [{"num_cpus": 1}] * 3
+    monkeypatch.setattr(cluster.ray, "init", lambda **settings: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cluster._init(num_cpus=1)
