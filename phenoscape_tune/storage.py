@@ -31,6 +31,7 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]*)://([^?]+?)/*(\?.*)?")
 _SECRETS = ("access_key", "secret_key", "session_token", "password", "account_key")
 _ALWAYS, _OTHER_SIZE, _OTHER_SEAL = "always", "other size", "other seal"  # when a file is uploaded
 _END = 64  # bytes at a file's end: of a sealed one, its checksum (files.py)
+_KEEP_NOTHING = ("memory", "http", "https", "data")  # schemes of fsspec's that live in a process, or are read only
 _PUT_WHOLE = ("s3", "gcs", "abfs")  # an object appears when all of it is there
 
 
@@ -44,6 +45,8 @@ def check_url(url: str) -> str:
     parts = _URL.fullmatch(url)
     if parts is None:
         raise ValueError("write the URL of a folder, for example s3://bucket/birds")
+    if parts[1] in _KEEP_NOTHING:
+        raise ValueError(f"{parts[1]}:// keeps no files that are written there; write for example s3://bucket/birds")
     if "@" in parts[2].split("/")[0] or any(f"{name}=" in (parts[3] or "") for name in _SECRETS):
         raise ValueError(
             "holds credentials, which would be written into configurations and logs; leave them to the environment "

@@ -86,6 +86,12 @@ def test_credentials_in_a_url_are_refused_and_not_shown(url: str) -> None:
     assert "sesame" not in str(refused.value)
 
 
+@pytest.mark.parametrize("url", ["memory://x", "http://127.0.0.1:9/x"])
+def test_what_keeps_no_files_is_no_storage(url: str) -> None:
+    with pytest.raises(UserError, match="storage: .*keeps no files"):
+        build_config({"storage": url})
+
+
 def test_no_url_and_a_remote_output_folder_are_refused() -> None:
     with pytest.raises(UserError, match="storage: write the URL of a folder, for example s3://"):
         build_config({"storage": "bucket/birds"})
