@@ -101,7 +101,7 @@ def test_another_token_is_refused_and_says_where_it_stands(machines: Machines, b
 def test_trials_of_a_lost_machine_go_on_on_another(machines: Machines, birds: Path, tmp_path: Path) -> None:
     """Row 19."""
     # A trial must outlast the start of a process on the other machine, or the first machine takes them all.
-    search = OnCluster(tmp_path / "search", birds, trials=3, epochs=120, concurrent=2, machines=machines)
+    search = OnCluster(tmp_path / "search", birds, trials=3, epochs=90, concurrent=2, machines=machines)
     output, own = tmp_path / "printed", tmp_path / "scratch"
     process = search.start(output, PHENOSCAPE_CACHE=str(own))
     try:
