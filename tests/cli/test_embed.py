@@ -145,16 +145,18 @@ def test_a_checkpoint_that_is_damaged_or_of_another_network_changes_nothing(
 ) -> None:
     import torch
 
+    from phenoscape_tune.training import checkpoint
+
     path = trained / "checkpoints" / "best.ckpt"
     content = torch.load(path, weights_only=True)
     content["config"]["backbone"] = "test_resnet.r160_in1k"
-    torch.save(content, tmp_path / "other.ckpt")
+    checkpoint.write(content, tmp_path / "other.ckpt")
     (tmp_path / "half.ckpt").write_bytes(path.read_bytes()[:5000])
     torch.save({"format": 1, "model": {}}, tmp_path / "old.ckpt")
     for name, message in (
         ("other.ckpt", "does not fit backbone 'test_resnet.r160_in1k'"),
         ("half.ckpt", "is not a whole checkpoint"),
-        ("old.ckpt", "is not a checkpoint of this version"),
+        ("old.ckpt", "is of an earlier version of this project (format 1)"),
     ):
         assert run(tmp_path / name, "--out", tmp_path / "out") == 2
         error = capsys.readouterr().err
@@ -163,7 +165,7 @@ def test_a_checkpoint_that_is_damaged_or_of_another_network_changes_nothing(
     assert not (tmp_path / "out").exists()
     content = torch.load(path, weights_only=True)
     content["model"]["backbone.norm.weight"][:] = float("nan")
-    torch.save(content, tmp_path / "nan.ckpt")
+    checkpoint.write(content, tmp_path / "nan.ckpt")
     assert run(tmp_path / "nan.ckpt", "--out", tmp_path / "out") == 2
     assert "features that are no numbers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
