@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,11 @@ TINY = [
     *("num_workers=1", "accelerator=cpu", "max_epochs=50"),
 ]
 PATIENCE = 600  # seconds for what a busy machine may take to start Ray
+
+
+def _hear_ctrl_c() -> None:
+    """As in a user's terminal: tests that run in the background of a shell hand on that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,9 @@ class Search:
         output = self.folder.with_suffix(".printed")
         with output.open("w") as file:
             process = subprocess.Popen(
-                self.command(), stdout=file, stderr=subprocess.STDOUT, text=True, cwd=self.folder.parent
-            )
+                self.command(), stdout=file, stderr=subprocess.STDOUT, text=True, cwd=self.folder.parent,
+                preexec_fn=_hear_ctrl_c,
+            )  # fmt: skip
             try:
                 if end is not None:
                     end(process)
