@@ -185,11 +185,19 @@ def cluster_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: node.name)
 
 
-def _busy() -> UserError:
-    return UserError(
-        "--address: no machine of the cluster had a CPU (or GPU) free for the network's check, or it was lost "
-        "meanwhile; see `ray status`, and start the search again when the cluster is free"
-    )
+def _wait_for(task: ray.ObjectRef, seconds: float) -> Any:
+    """What a worker's task returns. Raises UserError as the task does, and where no worker had done it in time."""
+    try:
+        return ray.get(task, timeout=seconds)
+    except GetTimeoutError:
+        raise UserError(
+            "--address: no machine of the cluster had a CPU (or GPU) free for the network's check, or it was lost "
+            "meanwhile; see `ray status`, and start the search again when the cluster is free"
+        ) from None
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
 
 
 @ray.remote
@@ -211,14 +219,7 @@ def check_on_worker(config: TrainConfig, gpus: float) -> int:
 
     Raises UserError as building does.
     """
-    try:
-        return int(ray.get(_check.options(num_gpus=gpus).remote(config.to_mapping()), timeout=BUSY_SECONDS))
-    except GetTimeoutError:
-        raise _busy() from None
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from None
-        raise
+    return int(_wait_for(_check.options(num_gpus=gpus).remote(config.to_mapping()), BUSY_SECONDS))
 
 
 @ray.remote(max_calls=1)  # its process ends with it
@@ -244,15 +245,8 @@ def measure_on_worker(
 
     Raises UserError where it cannot be measured, or not even two images fit.
     """
-    task = _measure.options(num_gpus=gpus)
-    try:
-        capacity = ray.get(task.remote(config.to_mapping(), channels, up_to, concurrent, gpus, cpus), timeout=3600)
-    except GetTimeoutError:
-        raise _busy() from None
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise UserError(str(error.cause)) from None
-        raise
+    task = _measure.options(num_gpus=gpus).remote(config.to_mapping(), channels, up_to, concurrent, gpus, cpus)
+    capacity: Capacity = _wait_for(task, 3600)
     if not capacity.images_per_second:
         raise UserError("batch_size: not even two images fit this device at once; try a smaller input_size or backbone")
     return capacity
