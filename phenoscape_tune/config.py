@@ -6,6 +6,7 @@ Every default stands here and nowhere else. Configurations are layered: defaults
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,8 @@ from phenoscape_tune.files import write_whole
 from phenoscape_tune.storage import check_url, is_url
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping, parse_scalar
 
+CHANNEL_SETS = ("rgb_only", "uv_only", "full")
+
 
 def _advice(low: float, high: float) -> dict[str, Any]:
     """The guide's range: outside it a warning, not an error."""
@@ -46,6 +49,59 @@ def _blur_range(sigmas: tuple[float, float]) -> tuple[float, float]:
     if sigmas[0] > sigmas[1]:
         raise ValueError("the bounds are reversed; write the smaller sigma first")
     return sigmas
+
+
+_BANDS = re.compile(
+    r"all|rgb|(every|uniform):[1-9]\d*|range:\d+-\d+|range:\d+(\.\d+)?-\d+(\.\d+)?nm",
+)
+_WAVELENGTH = re.compile(r"\d+(\.\d+)?nm")
+
+
+def _bands(bands: str | list[int | str]) -> str | list[int | str]:
+    if isinstance(bands, list):
+        if not bands:
+            raise ValueError("the list is empty; write indices (from 0) or wavelengths such as 550nm")
+        for band in bands:
+            if isinstance(band, int) and band < 0:
+                raise ValueError(f"{band} is below 0; indices count from 0")
+            if isinstance(band, str) and not _WAVELENGTH.fullmatch(band):
+                raise ValueError(f"{band!r} is no band; write an index (from 0) or a wavelength such as 550nm")
+        _refuse_twice(bands)
+        return bands
+    text = "".join(bands.split())
+    if not _BANDS.fullmatch(text):
+        raise ValueError(
+            "write all, every:4, uniform:32, range:400-700nm, range:10-90, rgb, or a list such as [0, 5, 9]"
+        )
+    if text.startswith("range:"):
+        low, high = (float(bound) for bound in text.removeprefix("range:").removesuffix("nm").split("-"))
+        if low > high:
+            raise ValueError("the bounds are reversed; write the smaller one first")
+    return text
+
+
+def _channels(channels: str | list[int | str]) -> str | list[int | str]:
+    if isinstance(channels, str):
+        if channels not in CHANNEL_SETS:
+            raise ValueError(f"write {', '.join(CHANNEL_SETS)}, or a list such as [0, 1, 2] or [red, uv1]")
+        return channels
+    if not channels:
+        raise ValueError("the list is empty; write indices (from 0) or names")
+    if any(isinstance(channel, int) and channel < 0 for channel in channels):
+        raise ValueError("an index is below 0; indices count from 0")
+    _refuse_twice(channels)
+    return channels
+
+
+def _channel_names(names: list[str]) -> list[str]:
+    _refuse_twice(names)
+    return names
+
+
+def _refuse_twice(values: Sequence[int | str]) -> None:
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands twice; write each once")
 
 
 def _local(path: str) -> str:
@@ -147,10 +203,34 @@ class TrainConfig(_Keys):
     balance: bool = Field(
         False, description="Sample classes evenly in training; needs labels, and no batch holds an image twice."
     )
-    modality: Literal["rgb", "multispectral", "hyperspectral"] = Field("rgb", description="Kind of images.")
-    channels: str | list[int | str] | None = Field(None, description="Channels by index or name; null: all.")
-    bands: str | list[float] = Field("all", description="Bands of hyperspectral images.")
-    use_segmentation_mask: bool = Field(False, description="Remove the background by the mask channel.")
+    modality: Literal["auto", "rgb", "multispectral", "hyperspectral"] = Field(
+        "auto", description="Kind of images; auto: told from the files, and said."
+    )
+    channels: Annotated[str | list[int | str], AfterValidator(_channels)] | None = Field(
+        None,
+        description="Channels of multispectral images: rgb_only, uv_only, full, or a list of indices (from 0) or "
+        "names; null: full, which is all but the mask.",
+    )
+    channel_names: Annotated[list[str], AfterValidator(_channel_names)] | None = Field(
+        None,
+        description="Names of all channels of a multispectral file; red, green, blue, mask and what begins with uv are "
+        "known. null: the file's own, or by their number (7: red, green, blue, uv1, uv2, uv3, mask).",
+    )
+    bands: Annotated[str | list[int | str], AfterValidator(_bands)] = Field(
+        "all",
+        description="Bands of hyperspectral images: all, every:4, uniform:32 (evenly spaced), range:400-700nm, "
+        "range:10-90 (indices), rgb (nearest to 650, 550, 450 nm), or a list of indices (from 0) or "
+        "wavelengths (550nm).",
+    )
+    value_scaling: Literal["auto", "bit_depth", "percentile"] = Field(
+        "auto",
+        description="What becomes 0 and 1: bit_depth: 0 and the largest value of the type (float: 1); percentile: a "
+        "channel's 0.5 and 99.5 percentile over the training part; auto: bit_depth, where values fill it.",
+    )
+    use_segmentation_mask: bool = Field(False, description="Put `background` where the mask channel is 0.")
+    crop_to_mask: bool = Field(
+        False, description="Cut each image to the specimen that its mask shows; needs use_segmentation_mask."
+    )
 
     # Model
     backbone: str = Field("resnet50", min_length=1, description="Encoder: any model name of timm.")
@@ -162,6 +242,12 @@ class TrainConfig(_Keys):
     )
     stem: Literal["auto", "standard", "small"] = Field(
         "auto", description="small: 3x3 first convolution without max-pool; auto: small for inputs up to 64 px."
+    )
+    spectral_stem: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Width k of a learned 1x1 convolution from all channels to k before the backbone; null: none.",
     )
     projection_dim: int = Field(128, ge=2, le=8192, description="Width of the projection that the loss sees.")
 
@@ -250,6 +336,24 @@ class TrainConfig(_Keys):
             raise ValueError(f"warmup_epochs: {self.warmup_epochs:g} must be below {period}: {self.schedule_epochs}")
         return self
 
+    @model_validator(mode="after")
+    def _keys_of_the_modality(self) -> TrainConfig:
+        if self.crop_to_mask and not self.use_segmentation_mask:
+            raise ValueError("crop_to_mask: true needs use_segmentation_mask: true; write both, or neither")
+        if self.modality in ("rgb", "hyperspectral") and (self.channels or self.channel_names) is not None:
+            key = "channels" if self.channels is not None else "channel_names"
+            other = "bands chooses those of hyperspectral images" if self.modality != "rgb" else "remove it"
+            raise ValueError(f"{key}: is for multispectral images, and modality is {self.modality}; {other}")
+        if self.modality in ("rgb", "multispectral") and self.bands != "all":
+            other = "channels chooses those of multispectral images" if self.modality != "rgb" else "remove it"
+            raise ValueError(f"bands: is for hyperspectral images, and modality is {self.modality}; {other}")
+        if self.modality == "rgb" and self.use_segmentation_mask:
+            raise ValueError(
+                "use_segmentation_mask: is for multispectral and hyperspectral images; in RGB pictures transparency "
+                "is the mask, and is always put on `background`"
+            )
+        return self
+
     @property
     def step_images(self) -> int:
         """Images of one device that a training step sees at once: batch_size times accumulate_grad_batches."""
@@ -275,30 +379,6 @@ class TrainConfig(_Keys):
     def to_mapping(self) -> dict[str, Any]:
         """Plain values (for YAML, checkpoints, other processes) that `build_config` reads back to an equal one."""
         return self.model_dump(mode="json")
-
-
-# What the schema knows and the training does not do yet: (key, whether a configuration uses it).
-_NOT_YET = {
-    "modality": lambda c: c.modality != "rgb",
-    "channels": lambda c: c.channels is not None,
-    "bands": lambda c: c.bands != "all",
-    "use_segmentation_mask": lambda c: c.use_segmentation_mask,
-}
-
-
-def unsupported_keys(config: TrainConfig) -> list[str]:
-    """One line for each key whose work this version does not do yet."""
-    mapping = config.to_mapping()
-    return [
-        f"{key}: {mapping[key]!r} does nothing in this version yet; remove it or set {key}={_default(key)}"
-        for key, used in _NOT_YET.items()
-        if used(config)
-    ]
-
-
-def _default(key: str) -> str:
-    default = TrainConfig.model_fields[key].default
-    return "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def known_keys() -> dict[str, Any]:

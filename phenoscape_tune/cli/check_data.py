@@ -16,7 +16,6 @@ from phenoscape_tune.cli.common import (
     DONE,
     OTHER_FAULT,
     check_folder,
-    check_supported,
     ensure_data,
     prepare_folder,
     resolve_config,
@@ -65,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check(argv: Sequence[str]) -> int:
     args = build_parser().parse_intermixed_args(argv)
     config = _resolve(args)
-    check_supported(config, args.config or "command line")
     config = ensure_data(config)
     assert config.data_dir is not None
     data_dir = Path(config.data_dir)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phenoscape_tune.config import TrainConfig, advice, build_config, find_file, load_config, merge, unsupported_keys
+from phenoscape_tune.config import TrainConfig, advice, build_config, find_file, load_config, merge
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.storage import Storage
 from phenoscape_tune.yaml_file import load_mapping
@@ -87,13 +87,6 @@ def ensure_data(config: TrainConfig) -> TrainConfig:
     folder = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
     sample = write_sample(folder / "sample-specimens", per_class=SAMPLE_PER_CLASS)
     return config.model_copy(update={"data_dir": str(sample)})
-
-
-def check_supported(config: TrainConfig, source: str) -> None:
-    """Raise UserError for keys whose work this version does not do yet."""
-    lines = unsupported_keys(config)
-    if lines:
-        raise UserError("\n".join(f"{source}: {line}" for line in lines))
 
 
 def check_storage(config: TrainConfig) -> None:

@@ -43,8 +43,8 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig) -> Image.Image
 
     from phenoscape_tune.augment import TwoViews
     from phenoscape_tune.data.decoding import Square, decode
+    from phenoscape_tune.data.layout import UnreadableImage
     from phenoscape_tune.data.packed import choose_size
-    from phenoscape_tune.data.readers import UnreadableImage
 
     red, green, blue = ImageColor.getrgb(config.background)[:3]
     square = Square(choose_size(specimens, config.input_size), config.resize, (red, green, blue))

@@ -155,7 +155,8 @@ def _check_data(config: TrainConfig | None) -> list[Row]:
         return []
     if config.data_dir is None:
         return [Row("images", OK, "none asked for (data_dir): generated sample specimens")]
-    from phenoscape_tune.data.readers import UnreadableImage, read_image
+    from phenoscape_tune.data.layout import UnreadableImage
+    from phenoscape_tune.data.pictures import read_image
     from phenoscape_tune.data.specimens import find_specimens
 
     labels = Path(config.labels) if config.labels else None

@@ -19,7 +19,6 @@ from phenoscape_tune.cli.common import (
     OTHER_FAULT,
     check_folder,
     check_storage,
-    check_supported,
     ensure_data,
     pack_progress,
     prepare_folder,
@@ -30,7 +29,7 @@ from phenoscape_tune.cli.common import (
     warn_of_advice,
 )
 from phenoscape_tune.cli.devices import batch_warnings
-from phenoscape_tune.config import TrainConfig, build_config, load_config, merge, parse_overrides, unsupported_keys
+from phenoscape_tune.config import TrainConfig, build_config, load_config, merge, parse_overrides
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.storage import Storage, is_url, split_url
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
@@ -73,13 +72,11 @@ def _train(argv: Sequence[str]) -> int:
     config = _resolve_resumed(args, resume) if resume else resolve_config(args.config, parse_overrides(args.overrides))
     if args.dry_run:
         print(dump_mapping(config.to_mapping()), end="")
-        warn(unsupported_keys(config))
         warn_of_advice(config, args.quiet)
         _tell_memory(config, args.quiet)
         if config.data_dir and not Path(config.data_dir).is_dir():
             warn([f"data_dir: {config.data_dir}: no such folder on this machine"])
         return DONE
-    check_supported(config, args.config or "command line")
     warn_of_advice(config, args.quiet)
     _tell_memory(config, args.quiet)
     folder = Path(config.out_dir).expanduser().absolute()

@@ -17,7 +17,6 @@ from phenoscape_tune.cli.common import (
     available_cpus,
     check_folder,
     check_storage,
-    check_supported,
     ensure_data,
     prepare_folder,
     run_command,
@@ -49,7 +48,7 @@ from phenoscape_tune.cli.saved_search import (
     saved_plan,
     write_search,
 )
-from phenoscape_tune.config import TrainConfig, unsupported_keys
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.search.space import SearchSpace
 from phenoscape_tune.storage import Mirror, Storage
@@ -148,7 +147,6 @@ def _search(args: argparse.Namespace, folder: Path) -> int:
     space, base, max_epochs = resolve_search(args)
     if args.dry_run:
         return _dry_run(args, space, base, max_epochs, folder)
-    check_supported(base, args.config or "command line")
     warn_of_advice(base, args.quiet)
     hint = f"go on with it by '{resume_command(folder)}'"
     check_folder(folder, SEARCH_FILES, args.overwrite, hint)
@@ -237,7 +235,6 @@ def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, ma
         devices, memory, cards = f"those of the cluster at {address} (not asked)", [], []
         concurrent = args.concurrent or 1
     print("\n".join(describe_plan(plan, devices, data, concurrent, [*memory, disk])))
-    warn(unsupported_keys(base))
     warn_of_advice(base, args.quiet)
     if not args.quiet:
         warn(batch_warnings(space, base, smallest(cards, share)))

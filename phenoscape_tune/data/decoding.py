@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from phenoscape_tune.data.readers import UnreadableImage, fit, read_image
+from phenoscape_tune.data.layout import UnreadableImage
+from phenoscape_tune.data.pictures import fit, read_image
 from phenoscape_tune.data.specimens import Specimens, printable
 from phenoscape_tune.errors import UserError
 

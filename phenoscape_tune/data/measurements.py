@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from phenoscape_tune.data.decoding import map_ahead
-from phenoscape_tune.data.readers import Colour, UnreadableImage, image_size, read_image
+from phenoscape_tune.data.layout import UnreadableImage
+from phenoscape_tune.data.pictures import Colour, image_size, read_image
 from phenoscape_tune.data.specimens import Specimens
 
 THUMBNAIL = 16  # px: what near-duplicates are compared by

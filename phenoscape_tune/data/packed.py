@@ -15,8 +15,9 @@ import numpy as np
 
 from phenoscape_tune.data.decoding import Notice, Progress, Square, judge_unreadable
 from phenoscape_tune.data.images import Images
+from phenoscape_tune.data.layout import UnreadableImage
 from phenoscape_tune.data.packing import build_packed, key_of, read_index
-from phenoscape_tune.data.readers import UnreadableImage, image_size
+from phenoscape_tune.data.pictures import image_size
 from phenoscape_tune.data.specimens import Specimens
 
 SMALLEST_SIZE = 8

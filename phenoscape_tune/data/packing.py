@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from phenoscape_tune.data.decoding import CHANNELS, Notice, Progress, Square, decode_all, refuse_unreadable
-from phenoscape_tune.data.readers import UnreadableImage
+from phenoscape_tune.data.layout import UnreadableImage
 from phenoscape_tune.data.specimens import Specimens
 from phenoscape_tune.errors import UserError
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from phenoscape_tune.config import build_config, find_file, known_keys, nearest, set_key, unsupported_keys
+from phenoscape_tune.config import build_config, find_file, known_keys, nearest, set_key
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import check_metric
 from phenoscape_tune.search.priority import order_stages
@@ -302,14 +302,13 @@ def _key_fault(key: str) -> str | None:
 
 
 def _parameter_faults(key: str, parameter: Parameter) -> list[str]:
-    """A key that cannot be searched; values of the range that the configuration refuses, or that do nothing yet."""
+    """A key that cannot be searched; values of the range that the configuration refuses."""
     if fault := _key_fault(key):
         return [fault]
     faults = []
     for name, value in parameter.extremes():
         try:
-            config = build_config(_one_key(key, value), f"parameters.{key}.{name}")
-            faults += [f"parameters.{key}.{name}: {line}" for line in unsupported_keys(config)]
+            build_config(_one_key(key, value), f"parameters.{key}.{name}")
         except UserError as error:
             faults.append(str(error))
     if not faults and parameter.type in ("uniform", "loguniform") and parameter.step is None:

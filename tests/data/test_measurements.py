@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from phenoscape_tune.data.layout import UnreadableImage
 from phenoscape_tune.data.measurements import laplacian_variance, measure_image, measure_images
-from phenoscape_tune.data.readers import UnreadableImage
 from phenoscape_tune.data.sample import draw_specimen
 from phenoscape_tune.data.specimens import find_specimens
 

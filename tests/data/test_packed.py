@@ -16,7 +16,7 @@ from phenoscape_tune.data import decoding, packed, packing
 from phenoscape_tune.data.decoding import Square
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
-from phenoscape_tune.data.readers import fit, read_image
+from phenoscape_tune.data.pictures import fit, read_image
 from phenoscape_tune.data.specimens import Specimens, find_specimens
 from phenoscape_tune.errors import UserError
 

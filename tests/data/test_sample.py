@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from phenoscape_tune.data import sample
-from phenoscape_tune.data.readers import read_image
+from phenoscape_tune.data.pictures import read_image
 from phenoscape_tune.data.sample import MARKER, SPECIES, write_sample
 from phenoscape_tune.data.specimens import find_specimens, split_specimens
 from phenoscape_tune.errors import UserError

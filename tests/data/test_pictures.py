@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from phenoscape_tune.data.readers import UnreadableImage, fit, image_size, read_image
+from phenoscape_tune.data.layout import UnreadableImage
+from phenoscape_tune.data.pictures import fit, image_size, read_image
 
 GREY = (100, 110, 120)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
