@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from phenoscape_tune.config import TrainConfig, nearest
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.weights import WeightsFile, fit_weights, impatient_hub, read_weights
+from phenoscape_tune.spectral_stem import build_spectral_stem, spectral_stem_state, stem_shape
+from phenoscape_tune.weights import WeightsFile, fit_weights, impatient_hub, read_weights, tell_adapted
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +26,23 @@ class Encoder(nn.Module):
     """Backbone and projection head; normalises its input by itself, so that a checkpoint is complete.
 
     `forward` takes images (B, C, S, S) in [0, 1] and returns features h (B, D) and projections z (B, projection_dim).
-    The head is the two-layer one of SimCLR (arXiv 2002.05709, section 2.1): z = W2 relu(bn(W1 h)).
+    The head is the two-layer one of SimCLR (arXiv 2002.05709, section 2.1): z = W2 relu(bn(W1 h)). `spectral_stem`,
+    where there is one, mixes the C channels to the few that the backbone takes.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, feature_dim: int, projection_dim: int, channels: int) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        projection_dim: int,
+        channels: int,
+        spectral_stem: nn.Sequential | None = None,
+    ) -> None:
         super().__init__()
+        self.spectral_stem = spectral_stem
         self.backbone = backbone
         self.feature_dim = feature_dim
         self.head = nn.Sequential(
@@ -52,7 +62,9 @@ class Encoder(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Features h (B, D) of images (B, C, S, S) in [0, 1]."""
-        return self.backbone((images - self.mean) / self.std)
+        # In place: of many channels each further copy is gigabytes.
+        normalised = torch.sub(images, self.mean).div_(self.std)
+        return self.backbone(normalised if self.spectral_stem is None else self.spectral_stem(normalised))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         h = self.features(images)
@@ -75,37 +87,107 @@ def _nearest_model(name: str) -> str:
     return hint if hint.startswith("did") else "for example resnet18, resnet50, resnet101, vit_base_patch16_224"
 
 
-def build_encoder(config: TrainConfig, channels: int, mean: Sequence[float], std: Sequence[float]) -> Encoder:
+def build_encoder(
+    config: TrainConfig,
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    say: Callable[[str], None] = log.info,
+) -> Encoder:
     """The encoder that a configuration asks for.
 
     Args:
         channels: C of the images; the first convolution is adapted to it, pretrained weights included (timm's way).
-        mean, std: per channel, of the training images in [0, 1]; pretrained weights bring their own.
+        mean, std: per channel, of the training images in [0, 1]; pretrained weights of RGB pictures bring their own.
+        say: gets a line on each thing that was decided.
 
-    Raises UserError for an unknown backbone, weights that cannot be had or do not fit, or a stem that the backbone
-    does not have.
+    Raises UserError for an unknown backbone, weights that cannot be had or do not fit, a stem that the backbone does
+    not have, or a spectral stem wider than the images have channels.
     """
+    width = _backbone_channels(config, channels, say)
     file = None if config.weights in (None, "DEFAULT") else read_weights(Path(str(config.weights)))
     pretrained = config.weights == "DEFAULT"
-    backbone = create_backbone(config, channels, pretrained)
+    backbone = create_backbone(config, width, pretrained)
+    if pretrained:
+        say(f"weights: timm's for '{config.backbone}'")
+        _tell_pretrained(backbone, width, say)
     if small := uses_small_stem(config, backbone, file):
-        shrink_stem(backbone, channels)
+        shrink_stem(backbone, width)
+    spectral_stem = None if config.spectral_stem is None else build_spectral_stem(channels, width)
     if file is not None:
         other_stem = hasattr(backbone, "conv1") and file.has_small_stem != has_shrunk_stem(backbone)
-        backbone.load_state_dict(fit_weights(file, backbone, config.backbone, own_stem=other_stem), strict=False)
-        log.info("weights: from %s", file.path)
+        fitted = fit_weights(file, backbone, config.backbone, own_stem=other_stem, say=say)
+        backbone.load_state_dict(fitted, strict=False)
+        say(f"weights: from {file.path}")
         if other_stem:
             there, here = ("standard", "small") if small else ("small", "standard")
             log.warning("weights: %s has the %s stem and stem=%s: the stem starts anew", file.path, there, here)
-    encoder = Encoder(backbone, _feature_dim(config, backbone, channels), config.projection_dim, channels)
-    if file is not None and file.mean is not None and file.std is not None and len(file.mean) == channels:
-        encoder.set_normalisation(file.mean, file.std)
-    elif config.weights is not None and channels == 3:
-        known = getattr(backbone, "pretrained_cfg", {})
+        if file.spectral_stem is not None:
+            _load_spectral_stem(spectral_stem, file.spectral_stem, channels, file.path)
+    encoder = Encoder(backbone, _feature_dim(config, backbone, width), config.projection_dim, channels, spectral_stem)
+    _normalise(encoder, config, file, mean, std, say)
+    return encoder
+
+
+def _backbone_channels(config: TrainConfig, channels: int, say: Callable[[str], None]) -> int:
+    """Channels that the backbone takes. Raises UserError for a spectral stem that is no mixture to fewer."""
+    width = config.spectral_stem
+    if width is None:
+        return channels
+    if width > channels:
+        raise UserError(
+            f"spectral_stem: {width} is more than the {channels} channels of the images; write {channels} or less, or "
+            "null for none"
+        )
+    same = "; as many come out as go in" if width == channels else ""
+    say(f"spectral_stem: {channels} channels are mixed to {width} by a learned 1x1 convolution{same}")
+    return width
+
+
+def _tell_pretrained(backbone: nn.Module, width: int, say: Callable[[str], None]) -> None:
+    known = getattr(backbone, "pretrained_cfg", {})
+    names = known.get("first_conv") or ()
+    theirs = (known.get("input_size") or (3,))[0]
+    if names and theirs != width:
+        say(tell_adapted([names] if isinstance(names, str) else list(names), theirs, width))
+
+
+def _load_spectral_stem(
+    spectral_stem: nn.Sequential | None, state: Mapping[str, Tensor], channels: int, path: Path
+) -> None:
+    there = stem_shape(state)
+    if spectral_stem is None:
+        log.warning("weights: %s has a spectral stem, which is left out; spectral_stem=%d keeps it", path, there[1])
+        return
+    here = (channels, int(spectral_stem[1].num_features))  # type: ignore[arg-type]
+    if there == here:
+        spectral_stem.load_state_dict(dict(state))
+    else:
+        told = "weights: %s has a spectral stem from %d channels to %d and here it is from %d to %d: it starts anew"
+        log.warning(told, path, *there, *here)
+
+
+def _normalise(
+    encoder: Encoder,
+    config: TrainConfig,
+    file: WeightsFile | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    say: Callable[[str], None],
+) -> None:
+    channels = encoder.mean.shape[1]
+    # Three channels that are not red, green and blue are none that the statistics of photographs fit.
+    pictures = channels == 3 and config.modality in ("auto", "rgb")
+    of_file = None if file is None or file.mean is None or file.std is None else (file.mean, file.std)
+    if of_file is not None and len(of_file[0]) == channels and (pictures or channels != 3):
+        encoder.set_normalisation(*of_file)
+    elif config.weights is not None and pictures:
+        known = getattr(encoder.backbone, "pretrained_cfg", {})
         encoder.set_normalisation(known.get("mean", IMAGENET_MEAN), known.get("std", IMAGENET_STD))
     else:
         encoder.set_normalisation(mean, std)
-    return encoder
+        if config.weights is not None:
+            say("weights: images are normalised by the training part's own mean and deviation, channel by channel")
 
 
 def restore_encoder(config: TrainConfig, state: Mapping[str, Tensor], path: Path) -> Encoder:
@@ -120,16 +202,19 @@ def restore_encoder(config: TrainConfig, state: Mapping[str, Tensor], path: Path
     """
     try:
         channels, projection_dim = state["mean"].shape[1], len(state["head.3.weight"])
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        own_stem = spectral_stem_state(state)
+        width = channels if own_stem is None else stem_shape(own_stem)[1]
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: holds no encoder of this project; give checkpoints/best.ckpt of a run") from error
     body = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     file = WeightsFile(path, body)
-    backbone = create_backbone(config, channels, pretrained=False)
+    backbone = create_backbone(config, width, pretrained=False)
     # What `auto` meant when the run began may have followed from a file that is gone: the weights know it.
     if uses_small_stem(config.model_copy(update={"stem": "auto"}), backbone, file):
-        shrink_stem(backbone, channels)
+        shrink_stem(backbone, width)
     backbone.load_state_dict(fit_weights(file, backbone, config.backbone), strict=False)
-    encoder = Encoder(backbone, _feature_dim(config, backbone, channels), projection_dim, channels)
+    spectral_stem = None if own_stem is None else build_spectral_stem(channels, width)
+    encoder = Encoder(backbone, _feature_dim(config, backbone, width), projection_dim, channels, spectral_stem)
     try:
         encoder.load_state_dict({**state, **{f"backbone.{k}": v for k, v in backbone.state_dict().items()}})
     except RuntimeError as error:

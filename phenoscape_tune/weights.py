@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.files import NO_SEAL, seal_fault
+from phenoscape_tune.spectral_stem import PREFIX, spectral_stem_state, stem_shape
 
 HUB_SECONDS = 5  # the hub's client by itself tries for most of a minute
 # Where a training script keeps the weights among other things, in timm's order.
@@ -51,6 +52,7 @@ class WeightsFile:
         state: of the backbone, perhaps with a classifier.
         mean, std: per channel, by which its images were normalised; None where the file does not say.
         backbone: its name; None where the file does not say.
+        spectral_stem: the state of the stem before the backbone; None where there is none.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class WeightsFile:
     mean: list[float] | None = None
     std: list[float] | None = None
     backbone: str | None = None
+    spectral_stem: dict[str, Tensor] | None = None
 
     @property
     def has_small_stem(self) -> bool:
@@ -102,8 +105,14 @@ def read_weights(path: Path) -> WeightsFile:
     own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
     if own and {"mean", "std"} <= set(state):  # one of our own checkpoints
         told = {"mean": state["mean"].flatten().tolist(), "std": state["std"].flatten().tolist()}
+    body = own or {key: value for key, value in state.items() if not key.startswith(PREFIX)}
     return WeightsFile(
-        path, _timm_names(own or state), told.get("mean"), told.get("std"), config.get("backbone") if own else None
+        path,
+        _timm_names(body),
+        told.get("mean"),
+        told.get("std"),
+        config.get("backbone") if own else None,
+        spectral_stem_state(state),
     )
 
 
@@ -133,7 +142,14 @@ def _timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def fit_weights(file: WeightsFile, backbone: nn.Module, name: str, *, own_stem: bool = False) -> dict[str, Tensor]:
+def fit_weights(
+    file: WeightsFile,
+    backbone: nn.Module,
+    name: str,
+    *,
+    own_stem: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Tensor]:
     """The file's tensors as `backbone.load_state_dict` takes them, all that the backbone has.
 
     A first convolution made for RGB is adapted to the backbone's channels (timm's `adapt_input_conv`); position
@@ -142,6 +158,7 @@ def fit_weights(file: WeightsFile, backbone: nn.Module, name: str, *, own_stem: 
     Args:
         name: the backbone's, for the message.
         own_stem: keep the backbone's first convolution where the file's is of another kind.
+        say: gets a line where the first convolution was adapted.
 
     Raises UserError that names what differs, where something does.
     """
@@ -155,13 +172,24 @@ def fit_weights(file: WeightsFile, backbone: nn.Module, name: str, *, own_stem: 
             body = {key: value for key, value in body.items() if key.split(".")[0] != "conv1"}
         return kept | {key: _adapt_channels(value, known.get(key)) for key, value in body.items()}
 
-    candidates = [prepare(file.state)]
-    if any(_differences(candidates[0], known)):
-        candidates += [prepare(state) for state in _filtered(file.state, backbone)]
-    best = min(candidates, key=lambda state: sum(map(len, _differences(state, known))))
+    sources: list[Mapping[str, Tensor]] = [file.state]
+    if any(_differences(prepare(file.state), known)):
+        sources += _filtered(file.state, backbone)
+    source = min(sources, key=lambda state: sum(map(len, _differences(prepare(state), known))))
+    best = prepare(source)
     if any(_differences(best, known)):
         raise UserError(f"weights: {file.path}: does not fit backbone '{name}': {_tell(best, known, file, name)}")
+    adapted = [key for key in best if key in source and source[key].shape != best[key].shape]
+    if adapted:
+        names = [key.removesuffix(".weight") for key in adapted]
+        say(tell_adapted(names, source[adapted[0]].shape[1], best[adapted[0]].shape[1]))
     return best
+
+
+def tell_adapted(names: Sequence[str], there: int, here: int) -> str:
+    """A line that says what timm's `adapt_input_conv` made of a first convolution for RGB."""
+    how = "its filters summed" if here == 1 else f"its filters repeated and scaled by {there}/{here}, as timm does"
+    return f"weights: first convolution ({', '.join(names)}) adapted from {there} to {here} channels: {how}"
 
 
 def _classifiers(backbone: nn.Module) -> list[str]:
@@ -217,6 +245,9 @@ def _tell(state: Mapping[str, Tensor], known: Mapping[str, Tensor], file: Weight
     ]
     if file.backbone is not None and file.backbone != name:
         return f"{'; '.join(told)}; it is a checkpoint of '{file.backbone}': set backbone={file.backbone}"
+    if file.spectral_stem is not None and len(shapes) == 1 and not missing and not others:
+        width = stem_shape(file.spectral_stem)[1]
+        return f"{told[0]}; it stands behind a spectral stem: set spectral_stem={width}"
     return f"{'; '.join(told)}; give a file for this backbone, or set backbone (and input_size) to the file's"
 
 

@@ -17,6 +17,7 @@ FLOORS = [
     {"config"},
     {"ranks"},
     {"data"},
+    {"spectral_stem"},
     {"weights"},
     {"augment", "model", "nt_xent"},
     {"export"},

@@ -80,9 +80,26 @@ def test_rgb_weights_are_adapted_to_other_channels(tiny: Tiny, tmp_path: Path, c
 
     source = build(tiny(backbone="resnet18"))
     torch.save(source.backbone.state_dict(), tmp_path / "rgb.pt")
-    loaded = build(tiny(backbone="resnet18", weights=str(tmp_path / "rgb.pt")), channels)
+    said: list[str] = []
+    config = tiny(backbone="resnet18", weights=str(tmp_path / "rgb.pt"))
+    loaded = build_encoder(config, channels, [0.4] * channels, [0.2] * channels, said.append).eval()
     assert torch.equal(loaded.backbone.conv1.weight, adapt_input_conv(channels, source.backbone.conv1.weight))
     assert loaded.mean.flatten().tolist() == pytest.approx([0.4] * channels)  # of the images: the file's are of RGB
+    how = {1: "its filters summed", 7: "its filters repeated and scaled by 3/7, as timm does"}[channels]
+    assert f"weights: first convolution (conv1) adapted from 3 to {channels} channels: {how}" in said
+
+
+def test_torchvisions_weights_are_adapted_to_other_channels_and_it_is_said(tiny: Tiny, tmp_path: Path) -> None:
+    from timm.models import adapt_input_conv
+    from torchvision.models import VisionTransformer
+
+    theirs = VisionTransformer(32, 16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768)
+    save_file(theirs.state_dict(), tmp_path / "tv.safetensors")
+    said: list[str] = []
+    config = tiny(backbone="vit_tiny_patch16_224", weights=str(tmp_path / "tv.safetensors"))
+    own = build_encoder(config, 6, [0.4] * 6, [0.2] * 6, said.append)
+    assert torch.equal(own.backbone.patch_embed.proj.weight, adapt_input_conv(6, theirs.conv_proj.weight))
+    assert any("first convolution (patch_embed.proj) adapted from 3 to 6 channels" in line for line in said)
 
 
 def test_auto_follows_the_stem_of_a_checkpoint_and_another_one_starts_anew(

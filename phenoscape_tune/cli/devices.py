@@ -52,9 +52,11 @@ def find_address(flag: str | None) -> str | None:
     return None if address == "local" else address
 
 
-def start_devices(args: argparse.Namespace, plan: Plan) -> Devices:
-    """Start Ray or join a cluster, and build the network once. Raises UserError where it cannot run as asked, on a
-    cluster also where one of its machines cannot."""
+def start_devices(args: argparse.Namespace, plan: Plan, channels: int) -> Devices:
+    """Start Ray or join a cluster, and build the network once, for images of so many channels.
+
+    Raises UserError where it cannot run as asked, on a cluster also where one of its machines cannot.
+    """
     from phenoscape_tune.search.plan import share_devices, share_machines, trial_devices
 
     since, cpus, each = time.monotonic(), available_cpus(), trial_devices(plan.base)
@@ -89,7 +91,7 @@ def start_devices(args: argparse.Namespace, plan: Plan) -> Devices:
         *(concurrent, cpus, share), total_gpus=gpus, since=since, cards=cards,
         total_cpus=sum(cpus for cpus, _ in machines), machines=len(running),
     )  # fmt: skip
-    return replace(devices, parameters=check_on_worker(plan.base, min(devices.gpus, 1)))
+    return replace(devices, parameters=check_on_worker(plan.base, min(devices.gpus, 1), channels))
 
 
 def measure_batch_sizes(plan: Plan, parts: Parts, devices: Devices, quiet: bool) -> Plan:

@@ -153,7 +153,7 @@ def _search(args: argparse.Namespace, folder: Path) -> int:
     plan, parts = look_at_data(space, ensure_data(base), max_epochs, folder, args.quiet)
     warm = read_earlier_trials(args, plan, parts)
     check_storage(base)
-    devices = start_devices(args, plan)
+    devices = start_devices(args, plan, parts.channels)
     plan = measure_batch_sizes(plan, parts, devices, args.quiet)
     _show_plan(args, plan, parts, devices)
     with _one_at_a_time(folder):
@@ -188,7 +188,7 @@ def _resume(args: argparse.Namespace, folder: Path) -> int:
                 "so its trials cannot be compared with new ones; start a new search (--name or --overwrite)"
             )
         check_storage(base)
-        devices = start_devices(args, plan)
+        devices = start_devices(args, plan, parts.channels)
         _show_plan(args, plan, parts, devices, ended=sum(record.ended for record in conductor.records()))
         return _run(args, plan, devices)
 

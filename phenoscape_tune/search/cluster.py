@@ -201,7 +201,7 @@ def _wait_for(task: ray.ObjectRef, seconds: float) -> Any:
 
 
 @ray.remote
-def _check(config: dict[str, Any]) -> int:
+def _check(config: dict[str, Any], channels: int) -> int:
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -210,16 +210,18 @@ def _check(config: dict[str, Any]) -> int:
 
     resolved = build_config(config)
     default_device(resolved)
-    encoder = build_encoder(resolved, 3, [0.5] * 3, [0.25] * 3)
+    encoder = build_encoder(resolved, channels, [0.5] * channels, [0.25] * channels)
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 
-def check_on_worker(config: TrainConfig, gpus: float) -> int:
+def check_on_worker(config: TrainConfig, gpus: float, channels: int = 3) -> int:
     """Build the network once in a worker, which also loads what the trials need; returns its number of parameters.
+
+    `channels` are those of the images.
 
     Raises UserError as building does.
     """
-    return int(_wait_for(_check.options(num_gpus=gpus).remote(config.to_mapping()), BUSY_SECONDS))
+    return int(_wait_for(_check.options(num_gpus=gpus).remote(config.to_mapping(), channels), BUSY_SECONDS))
 
 
 @ray.remote(max_calls=1)  # its process ends with it

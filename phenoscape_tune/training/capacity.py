@@ -150,7 +150,7 @@ def _training_step(config: TrainConfig, channels: int, device: torch.device) -> 
     # Pretrained weights take no more room than random ones, which need no download; but they exclude the small stem.
     stem = "standard" if config.stem == "auto" and config.weights is not None else config.stem
     config = config.model_copy(update={"weights": None, "stem": stem})
-    encoder = build_encoder(config, channels, [0.5] * channels, [0.25] * channels).to(device)
+    encoder = build_encoder(config, channels, [0.5] * channels, [0.25] * channels, lambda note: None).to(device)
     encoder = encoder.to(memory_format=torch.channels_last).train()
     dtype = autocast_dtype(config, device, encoder, channels)
     optimizer = build_optimizer(config, encoder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,8 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
     torch.manual_seed(config.seed)
     metric = _check(config, options, parts, ranks.world_size())
     be_deterministic(config.deterministic)
-    encoder = _encoder(config, options, parts).to(device).to(memory_format=torch.channels_last)
     notes = list(options.notes)
+    encoder = _encoder(config, options, parts, notes.append).to(device).to(memory_format=torch.channels_last)
     encoder = adapt(encoder, config, device, notes.append)
     run = Run(
         config=config,
@@ -140,7 +140,7 @@ def check_run(config: TrainConfig, options: RunOptions, parts: Parts, devices: i
     Returns the network's number of parameters.
     """
     _check(config, options, parts, devices)
-    encoder = _encoder(config, options, parts)
+    encoder = _encoder(config, options, parts, lambda note: None)
     adapt(encoder, config, torch.device("cpu"), lambda note: None)
     return sum(parameter.numel() for parameter in encoder.parameters())
 
@@ -156,11 +156,11 @@ def _check(config: TrainConfig, options: RunOptions, parts: Parts, devices: int)
     return metric
 
 
-def _encoder(config: TrainConfig, options: RunOptions, parts: Parts) -> Encoder:
+def _encoder(config: TrainConfig, options: RunOptions, parts: Parts, say: Callable[[str], None]) -> Encoder:
     if options.resume is not None and config.weights is not None:
         # What it once started from may be gone, and the hub out of reach.
         return restore_encoder(config, checkpoint.load(options.resume).model, options.resume)
-    return build_encoder(config, parts.channels, *channel_statistics(parts))
+    return build_encoder(config, parts.channels, *channel_statistics(parts), say)
 
 
 def load(run: Run, path: Path) -> None:

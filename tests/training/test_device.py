@@ -58,17 +58,29 @@ def test_there_bf16_gives_way_to_float32(caplog: pytest.LogCaptureFixture) -> No
     assert "precision: 32 instead of bf16" in caplog.text
 
 
-def test_checkpointed_layers_give_the_same_gradient_and_a_backbone_without_them_is_refused() -> None:
+@pytest.mark.parametrize(("channels", "spectral_stem"), [(3, None), (9, 4)])
+def test_checkpointed_layers_give_the_same_gradient(channels: int, spectral_stem: int | None) -> None:
     gradients = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
         config = build_config(
-            {"backbone": "resnet10t", "input_size": 64, "gradient_checkpointing": checkpointed, "projection_dim": 8}
+            {
+                "backbone": "resnet10t",
+                "input_size": 64,
+                "gradient_checkpointing": checkpointed,
+                "projection_dim": 8,
+                "spectral_stem": spectral_stem,
+            }
         )
-        encoder = adapt(build_encoder(config, 3, [0.5] * 3, [0.25] * 3), config, torch.device("cpu"), print).train()
-        encoder(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1)))[1].square().sum().backward()
+        encoder = build_encoder(config, channels, [0.5] * channels, [0.25] * channels)
+        encoder = adapt(encoder, config, torch.device("cpu"), print).train()
+        images = torch.rand(4, channels, 64, 64, generator=torch.Generator().manual_seed(1))
+        encoder(images)[1].square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in encoder.parameters() if p.grad is not None]))
     assert torch.allclose(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_a_backbone_that_cannot_be_checkpointed_is_refused() -> None:
     config = build_config({"backbone": "resnet10t", "gradient_checkpointing": True})
     encoder = build_encoder(config, 3, [0.5] * 3, [0.25] * 3)
     encoder.backbone = torch.nn.Identity()

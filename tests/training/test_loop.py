@@ -71,6 +71,22 @@ def test_images_that_are_not_packed_train_the_same_to_the_bit(tiny: Tiny, tmp_pa
     assert not list((tmp_path / "cache").glob("packed-*"))
 
 
+def test_a_run_with_a_spectral_stem_says_so_and_goes_on_to_the_bit(tiny: Tiny, tmp_path: Path) -> None:
+    keys = {"spectral_stem": 2, "precision": 32}
+    unbroken = tiny(out_dir=str(tmp_path / "a"), **keys)
+    rows = train(unbroken)
+    log = (tmp_path / "a" / "logs" / "training.log").read_text()
+    assert "spectral_stem: 3 channels are mixed to 2 by a learned 1x1 convolution" in log
+    broken = tiny(out_dir=str(tmp_path / "b"), **keys)
+    with pytest.raises(Stop):
+        train_simclr(broken, stop_after(1), device=CPU)
+    resumed = train(broken, RunOptions(resume=tmp_path / "b" / "checkpoints" / "last.ckpt"))
+    assert [row["objective"] for row in resumed] == [row["objective"] for row in rows]
+    ends = [checkpoint.load(tmp_path / name / "checkpoints" / "last.ckpt").model for name in "ab"]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    assert "spectral_stem.0.weight" in ends[0]
+
+
 def test_the_loss_falls(tiny: Tiny) -> None:
     rows = train(tiny(max_epochs=8, batch_size=16, lr=0.003))
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] - 0.1
