@@ -104,6 +104,12 @@ def _refuse_twice(values: Sequence[int | str]) -> None:
         raise ValueError(f"{twice!r} stands twice; write each once")
 
 
+def _value_range(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] >= bounds[1]:
+        raise ValueError("the bounds are reversed; write the smaller one first")
+    return bounds
+
+
 def _local(path: str) -> str:
     if is_url(path):
         raise ValueError(
@@ -222,10 +228,13 @@ class TrainConfig(_Keys):
         "range:10-90 (indices), rgb (nearest to 650, 550, 450 nm), or a list of indices (from 0) or "
         "wavelengths (550nm).",
     )
-    value_scaling: Literal["auto", "bit_depth", "percentile"] = Field(
+    value_scaling: (
+        Literal["auto", "bit_depth", "percentile"] | Annotated[tuple[float, float], AfterValidator(_value_range)]
+    ) = Field(
         "auto",
-        description="What becomes 0 and 1: bit_depth: 0 and the largest value of the type (float: 1); percentile: a "
-        "channel's 0.5 and 99.5 percentile over the training part; auto: bit_depth, where values fill it.",
+        description="What becomes 0 and 1 in multispectral and hyperspectral images: bit_depth: 0 and the largest "
+        "value of the type (float: 1); percentile: the 0.5 and 99.5 percentile over the training part; a range such as "
+        "[0, 10000]; auto: bit_depth where values reach a quarter of it, else percentile.",
     )
     use_segmentation_mask: bool = Field(False, description="Put `background` where the mask channel is 0.")
     crop_to_mask: bool = Field(

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import ImageColor
-
 from phenoscape_tune.cli.common import (
     DONE,
     OTHER_FAULT,
@@ -20,6 +18,7 @@ from phenoscape_tune.cli.common import (
     prepare_folder,
     resolve_config,
     run_command,
+    warn,
 )
 from phenoscape_tune.config import TrainConfig, parse_overrides
 from phenoscape_tune.errors import UserError
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 CHECK_FILE, SHEET_FILE = "check.json", "contact_sheet.png"
 CHECK_FILES = (CHECK_FILE, SHEET_FILE)
 FORMAT_VERSION = 1
-CHANNELS = ("red", "green", "blue")
 SHOWN_CLASSES, SHOWN_NAMES = 20, 3
 
 Meter = Callable[[int, int], None]
@@ -113,14 +111,16 @@ def examine(config: TrainConfig, quiet: bool = True) -> Checks:
     from phenoscape_tune.data.checks import check_images
     from phenoscape_tune.data.decoding import refuse_unreadable
     from phenoscape_tune.data.measurements import measure_images
+    from phenoscape_tune.data.parts import make_request
     from phenoscape_tune.data.specimens import find_specimens
+    from phenoscape_tune.data.survey import answer
 
     assert config.data_dir is not None
     labels = None if config.labels is None else Path(config.labels)
-    specimens = find_specimens(Path(config.data_dir), labels, config.group_by)
-    red, green, blue = ImageColor.getrgb(config.background)[:3]
+    specimens = find_specimens(Path(config.data_dir), labels, config.group_by, config.modality)
+    recipe = answer(specimens, make_request(config, specimens), config.num_workers, lambda line: warn([line]))
     with _meter("reading images", quiet) as meter:
-        measured = measure_images(specimens, config.input_size, (red, green, blue), config.num_workers, meter)
+        measured = measure_images(specimens, config.input_size, recipe, config.num_workers, meter)
     if not measured.specimens.names:
         raise refuse_unreadable(measured.unreadable, specimens)
     with _meter("comparing images", quiet) as meter:
@@ -147,7 +147,7 @@ def _draw(checks: Checks, config: TrainConfig, path: Path, quiet: bool) -> None:
         print("drawing augmented views ...", file=sys.stderr, flush=True)
     from phenoscape_tune.cli.contact_sheet import draw_contact_sheet
 
-    draw_contact_sheet(checks.measured.specimens, config).save(path)
+    draw_contact_sheet(checks.measured.specimens, config, checks.measured.recipe).save(path)
 
 
 def to_mapping(checks: Checks, config: TrainConfig) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def to_mapping(checks: Checks, config: TrainConfig) -> dict[str, Any]:
         "unlabelled": None if measured.specimens.labels is None else int((measured.specimens.labels < 0).sum()),
         "channels": [
             {"channel": channel, **dict(zip(("mean", "std", "min", "max"), map(_rounded, values), strict=True))}
-            for channel, values in zip(CHANNELS, measured.moments.T, strict=True)
+            for channel, values in zip(measured.recipe.channels.names, measured.moments.T, strict=True)
         ],
         "checks": {
             finding.check: {
@@ -232,7 +232,7 @@ def describe(checks: Checks, config: TrainConfig) -> list[RenderableType]:
     channels = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("channel (0..1)", "mean", "std", "min", "max"):
         channels.add_column(column, justify="left" if column.startswith("channel") else "right")
-    for channel, values in zip(CHANNELS, checks.measured.moments.T, strict=True):
+    for channel, values in zip(checks.measured.recipe.channels.names, checks.measured.moments.T, strict=True):
         channels.add_row(channel, *(f"{value:.3f}" for value in values))
     return [*shown, "", channels, ""]
 

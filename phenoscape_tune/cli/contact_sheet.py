@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.specimens import printable
 
 if TYPE_CHECKING:
+    from phenoscape_tune.data.recipe import Recipe
     from phenoscape_tune.data.specimens import Specimens
 
 ROWS, PAIRS = 10, 3
@@ -34,7 +35,7 @@ def choose_rows(specimens: Specimens, most: int = ROWS) -> list[int]:
     return chosen
 
 
-def draw_contact_sheet(specimens: Specimens, config: TrainConfig) -> Image.Image:
+def draw_contact_sheet(specimens: Specimens, config: TrainConfig, recipe: Recipe) -> Image.Image:
     """The images that `choose_rows` chooses of readable specimens, each with `PAIRS` pairs of views.
 
     Images are packed and augmented as training does it, with the configuration's `transforms`.
@@ -42,17 +43,14 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig) -> Image.Image
     import torch
 
     from phenoscape_tune.augment import TwoViews
-    from phenoscape_tune.data.decoding import Square, decode
+    from phenoscape_tune.data.decoding import decode
     from phenoscape_tune.data.layout import UnreadableImage
-    from phenoscape_tune.data.packed import choose_size
 
-    red, green, blue = ImageColor.getrgb(config.background)[:3]
-    square = Square(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
     squares, captions = [], []
     for index in choose_rows(specimens):
         name = specimens.names[index]
         try:
-            squares.append(decode(specimens.root / name, square))
+            squares.append(decode(specimens.root / name, recipe))
         except UnreadableImage:  # it was readable when it was measured
             continue
         labels = specimens.labels
@@ -62,7 +60,7 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig) -> Image.Image
     images = torch.from_numpy(np.stack(squares))  # (n, C, S, S)
     generator = torch.Generator().manual_seed(config.seed + VIEW_SEED)
     transform = TwoViews(**config.transforms.model_dump())
-    columns = [images.float() / 255]
+    columns = [images.float() / float(np.iinfo(recipe.dtype).max)]
     for _ in range(PAIRS):
         columns += transform(images, generator).chunk(2)
     cells = [

@@ -156,19 +156,19 @@ def _check_data(config: TrainConfig | None) -> list[Row]:
     if config.data_dir is None:
         return [Row("images", OK, "none asked for (data_dir): generated sample specimens")]
     from phenoscape_tune.data.layout import UnreadableImage
-    from phenoscape_tune.data.pictures import read_image
+    from phenoscape_tune.data.readers import reader_of
     from phenoscape_tune.data.specimens import find_specimens
 
     labels = Path(config.labels) if config.labels else None
-    specimens = find_specimens(Path(config.data_dir), labels, config.group_by)
+    specimens = find_specimens(Path(config.data_dir), labels, config.group_by, config.modality)
     names = specimens.names
-    counted = f"{len(names):,} images in {config.data_dir}; {specimens.label_source}"
+    counted = f"{len(names):,} {specimens.modality} images in {config.data_dir}; {specimens.label_source}"
     rows = [Row("images", OK, counted)]
     sample = names[:: max(1, len(names) // LOOKED_AT)][:LOOKED_AT]
     bad = []
     for name in sample:
         try:
-            read_image(specimens.root / name, (255, 255, 255))
+            reader_of(specimens.modality).read_channels(specimens.root / name)
         except UnreadableImage as reason:
             bad.append(f"{name!r}: {reason}")
     remedy = f"python scripts/check_data.py {config.data_dir} lists all of them"

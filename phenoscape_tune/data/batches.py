@@ -17,7 +17,7 @@ RESIDENT_SHARE = 0.25  # of the device's free memory that the images may take
 
 
 class Batches:
-    """uint8 images (N, C, S, S) as batches on a device.
+    """Images (N, C, S, S), uint8 or uint16, as batches on a device.
 
     On a GPU with room for all packed images they are copied there once; elsewhere each batch is read from the memory
     map. Images that are not packed are decoded two batches ahead.
@@ -46,7 +46,9 @@ class Batches:
             and device.type == "cuda"
             and images.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
         ):
-            self._resident = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+            # Few operations know uint16: it is kept, and indexed, as the int16 of the same bits.
+            kept = images.view(np.int16) if images.dtype == np.uint16 else images
+            self._resident = torch.from_numpy(np.ascontiguousarray(kept)).to(device)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -54,18 +56,19 @@ class Batches:
         return self._images.shape[2], self._images.shape[3]
 
     def take(self, indices: np.ndarray) -> Tensor:
-        """The images at `indices` (n,) as uint8 (n, C, S, S) on the device."""
+        """The images at `indices` (n,) as (n, C, S, S) on the device."""
         return next(self._take_each([indices]))
 
     def _take_each(self, order: Sequence[np.ndarray]) -> Iterator[Tensor]:
         """The images at each (n,) of `order`."""
         if self._resident is not None:
             for indices in order:
-                yield self._resident[self._send(torch.from_numpy(indices))]
+                taken = self._resident[self._send(torch.from_numpy(indices))]
+                yield taken.view(torch.uint16) if taken.dtype == torch.int16 else taken
         else:
             images = self._images
-            taken = map(images.__getitem__, order)
-            for batch in images.in_batches(order) if isinstance(images, UnpackedPixels) else taken:
+            read = map(images.__getitem__, order)
+            for batch in images.in_batches(order) if isinstance(images, UnpackedPixels) else read:
                 yield self._send(torch.from_numpy(batch))
 
     def _send(self, tensor: Tensor) -> Tensor:

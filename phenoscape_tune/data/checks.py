@@ -18,7 +18,7 @@ from phenoscape_tune.data.label_checks import (
     find_split_groups,
     find_unmatched,
 )
-from phenoscape_tune.data.measurements import Measurements
+from phenoscape_tune.data.measurements import SATURATED, Measurements
 from phenoscape_tune.data.specimens import Split, split_specimens
 
 CONSTANT = 2.0  # levels of 0..255 that no channel's standard deviation exceeds
@@ -88,6 +88,7 @@ def check_images(
             tuple({"name": specimens.names[i], "deviation": round(float(measured.spread[i]), 3)} for i in constant),
         ),
         _find_blurred(measured, constant),
+        _find_saturated(measured),
         Finding(
             "duplicates",
             "groups of images with the same bytes or the same pixels",
@@ -185,6 +186,21 @@ def _find_blurred(measured: Measurements, constant: np.ndarray) -> Finding:
                 "of_median": round(float(sharpness[i]) / median, 4),
             }
             for i in blurred
+        ),
+    )
+
+
+def _find_saturated(measured: Measurements) -> Finding:
+    names = measured.recipe.channels.names
+    return Finding(
+        "saturated",
+        f"channels of which more than {SATURATED:.0%} of the pixels have the largest value of a sensor",
+        "leave such channels out (channels, bands), or such images: what is cut off cannot be told apart",
+        True,
+        tuple(
+            {"name": measured.specimens.names[i], "channels": [names[channel] for channel in channels]}
+            for i, channels in enumerate(measured.saturated)
+            if channels
         ),
     )
 

@@ -3,22 +3,26 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from phenoscape_tune.data.layout import UnreadableImage
-from phenoscape_tune.data.pictures import fit, read_image
+from phenoscape_tune.data.cubes import read_square
+from phenoscape_tune.data.layout import OtherChannels, UnreadableImage
+from phenoscape_tune.data.pictures import read_image
+from phenoscape_tune.data.readers import Modality
+from phenoscape_tune.data.recipe import Recipe
 from phenoscape_tune.data.specimens import Specimens, printable
+from phenoscape_tune.data.squares import fit
 from phenoscape_tune.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-CHANNELS = 3
 LISTED_NAMES = 10
+# Squares that are decoded and wait to be taken hold no more memory than this.
+AHEAD_BYTES = 256 * 2**20
 
 Progress = Callable[[int, int], None]
 """Is told (done, total)."""
@@ -29,38 +33,44 @@ Unreadable = tuple[tuple[str, str], ...]
 """(name, reason) of each image that is left out."""
 
 
-@dataclass(frozen=True)
-class Square:
-    """How each image is brought onto its square; see ``readers.fit``."""
-
-    size: int
-    """Side of the square in pixels."""
-    resize: str
-    """One of pad, crop and squash."""
-    background: tuple[int, int, int]
-    """Red, green, blue (0..255) under transparent pixels and beside padded images."""
-
-
-def decode(path: Path, square: Square) -> np.ndarray:
-    """One image as its square: uint8 (3, size, size). Raises UnreadableImage."""
+def decode(path: Path, recipe: Recipe) -> np.ndarray:
+    """One image as its square, of the recipe's shape and type. Raises UnreadableImage."""
+    if recipe.modality != "rgb":
+        return read_square(path, recipe)
+    square = recipe.square
     # Twice the size keeps the reduced JPEG indistinguishable after the final, antialiased step.
     image = read_image(path, square.background, shortest_side=2 * square.size)
     return fit(image, square.size, square.resize, square.background)
 
 
 def decode_all(
-    specimens: Specimens, square: Square, num_workers: int
+    specimens: Specimens, recipe: Recipe, num_workers: int
 ) -> Iterator[tuple[str, np.ndarray | UnreadableImage]]:
-    """Each name with its square uint8 (3, size, size) or why it has none, in order, by ``num_workers`` threads."""
+    """Each name with its square or why it has none, in order, by ``num_workers`` threads.
+
+    Raises UserError where an image is whole and has other channels than the recipe's.
+    """
 
     def attempt(name: str) -> tuple[str, np.ndarray | UnreadableImage]:
         try:
-            return name, decode(specimens.root / name, square)
+            return name, decode(specimens.root / name, recipe)
+        except OtherChannels as fault:
+            raise refuse_channels(specimens.root / name, fault, specimens.modality) from fault
         except UnreadableImage as fault:
             return name, fault
 
+    ahead = min(4 * num_workers, max(1, AHEAD_BYTES // recipe.nbytes))
     with ThreadPoolExecutor(num_workers) as pool:
-        yield from map_ahead(pool, attempt, specimens.names, 4 * num_workers)
+        yield from map_ahead(pool, attempt, specimens.names, ahead)
+
+
+def refuse_channels(path: Path, fault: OtherChannels, modality: Modality) -> UserError:
+    """What is raised for an image that is whole and has other channels than the rest."""
+    remedy = "modality=multispectral reads such files" if modality == "rgb" else "move one kind to another folder"
+    return UserError(
+        f"data_dir: {path.parent / printable(path.name)}: {fault} ({modality} images). One search compares images of "
+        f"the same channels: {remedy}"
+    )
 
 
 def map_ahead(

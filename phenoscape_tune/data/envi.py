@@ -16,3 +16,15 @@ def read_layout(path: Path) -> Layout:
 
 def read_channels(path: Path, channels: Sequence[int] | None = None) -> np.ndarray:
     raise NotImplementedError
+
+
+DATA_SUFFIXES = (".bil", ".bsq", ".bip", ".raw", ".dat", ".img", "")
+
+
+def is_envi_header(path: Path) -> bool:
+    """Whether a file begins as ENVI's headers do."""
+    try:
+        with path.open("rb") as file:
+            return file.read(8).lstrip(b"\xef\xbb\xbf").startswith(b"ENVI")
+    except OSError:
+        return False

@@ -7,6 +7,10 @@ class UnreadableImage(Exception):
     """A file that cannot be read as an image; the message is a short reason without the file's name."""
 
 
+class OtherChannels(UnreadableImage):
+    """A whole image whose channels are not those that are read."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The channels of one file."""
@@ -21,5 +25,7 @@ class Layout:
     """(channels,), where the file names them."""
     wavelengths: tuple[float, ...] | None = None
     """(channels,): nanometres, where the file tells them."""
+    bad: tuple[int, ...] = ()
+    """Channels that the file itself marks as bad."""
     no_data: float | None = None
     """The value that stands for a pixel without data."""

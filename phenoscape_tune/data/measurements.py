@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from phenoscape_tune.data.cubes import read_bands, read_square
 from phenoscape_tune.data.decoding import map_ahead
+from phenoscape_tune.data.false_colour import false_colour
 from phenoscape_tune.data.layout import UnreadableImage
-from phenoscape_tune.data.pictures import Colour, image_size, read_image
+from phenoscape_tune.data.listing import files_of
+from phenoscape_tune.data.pictures import image_size, read_image
+from phenoscape_tune.data.readers import reader_of
+from phenoscape_tune.data.recipe import Recipe
 from phenoscape_tune.data.specimens import Specimens
 
 THUMBNAIL = 16  # px: what near-duplicates are compared by
+THUMBNAIL_CHANNELS = 8
+SATURATED = 0.5  # share of a channel's pixels
+SMALLEST_SHOWN = 8  # px
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,9 @@ class ImageMeasures:
     moments: np.ndarray
     """float64 (4, C): mean, mean square, smallest and largest value of each channel, 0..1."""
     thumbnail: np.ndarray
-    """uint8 (16, 16, C): each pixel the mean of a 16th of the width and height."""
+    """uint8 (16, 16, T): each pixel the mean of a 16th of the width and height; of many channels means of runs."""
+    saturated: tuple[int, ...] = ()
+    """Channels of which more than half of the specimen's pixels have the largest value of a sensor."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +66,36 @@ class Measurements:
     spread: np.ndarray
     """float32 (N,), levels of 0..255."""
     thumbnails: np.ndarray
-    """uint8 (N, 16, 16, C)."""
+    """uint8 (N, 16, 16, T)."""
     moments: np.ndarray
     """float64 (4, C): mean, standard deviation, smallest, largest value of each channel, 0..1; images count alike."""
+    recipe: Recipe
+    """How the files become images; C are its channels."""
+    means: np.ndarray
+    """float64 (N, C): mean of each channel of each image, 0..1."""
+    saturated: tuple[tuple[int, ...], ...]
+    """N: channels that are saturated in each image."""
 
 
 def measure_images(
     specimens: Specimens,
     input_size: int,
-    background: Colour,
+    recipe: Recipe,
     num_workers: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurements:
     """Read every file once, in `num_workers` threads, and keep about a kilobyte an image.
 
-    Pixels are those of `read_image` at twice `input_size`, as packing reads them: large JPEG files are decoded at a
-    half, a quarter or an eighth. `progress` gets (done, total). A file that cannot be read is listed, never raised.
+    Pictures are read by `read_image` at twice `input_size`, as packing reads them: large JPEG files are decoded at a
+    half, a quarter or an eighth. Of other images all of the recipe's channels are read. `progress` gets (done, total).
+    A file that cannot be read is listed, never raised.
     """
     found: list[tuple[int, ImageMeasures]] = []
     unreadable: list[tuple[str, str]] = []
 
     def measure(name: str) -> ImageMeasures | UnreadableImage:
         try:
-            return measure_image(specimens.root / name, input_size, background)
+            return measure_image(specimens.root / name, input_size, recipe)
         except UnreadableImage as fault:
             return fault
 
@@ -91,18 +108,64 @@ def measure_images(
                 found.append((index, measured))
             if progress is not None:
                 progress(index + 1, len(specimens.names))
-    return _gather(specimens, found, unreadable)
+    return _gather(specimens, found, unreadable, recipe)
 
 
-def measure_image(path: Path, input_size: int, background: Colour) -> ImageMeasures:
+def measure_image(path: Path, input_size: int, recipe: Recipe) -> ImageMeasures:
     """The measures of one file. Raises UnreadableImage where it is no image that training could read."""
-    size = image_size(path)
-    pixels = read_image(path, background, shortest_side=2 * input_size)  # (C, H, W)
+    return (_measure_picture if recipe.modality == "rgb" else _measure_channels)(path, input_size, recipe)
+
+
+def _digest_files(paths: Sequence[Path]) -> bytes:
+    """16 bytes that tell the files' bytes."""
+    digest = hashlib.blake2b(digest_size=16)
     try:
-        with path.open("rb") as file:
-            file_digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        for path in paths:
+            with path.open("rb") as file:
+                while piece := file.read(2**20):
+                    digest.update(piece)
     except OSError as fault:  # gone since it was decoded
         raise UnreadableImage(fault.strerror or str(fault)) from fault
+    return digest.digest()
+
+
+def _measure_channels(path: Path, input_size: int, recipe: Recipe) -> ImageMeasures:
+    """Of an image of any number of channels, a few of which are in memory at a time."""
+    layout = reader_of(recipe.modality).read_layout(path)
+    told = hashlib.blake2b(repr((layout.width, layout.height, recipe.of)).encode(), digest_size=16)
+    moments, deviations, saturated, planes = [], [], [], []
+    for bands in read_bands(path, recipe):
+        told.update(np.ascontiguousarray(bands.raw).tobytes())
+        values = bands.values.reshape(len(bands.values), -1).astype(np.float64)
+        mean, square = values.mean(axis=1), np.square(values).mean(axis=1)
+        moments.append(np.stack([mean, square, values.min(axis=1), values.max(axis=1)]))
+        deviations.append(np.sqrt(np.maximum(square - mean**2, 0)))
+        saturated += [bands.start + int(place) for place in np.flatnonzero(bands.saturated > SATURATED)]
+        planes += [
+            np.asarray(Image.fromarray(plane).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+            for plane in bands.values
+        ]
+    # A run's mean for each of a few channels: near-duplicates are alike in all of them.
+    runs = np.array_split(np.stack(planes), min(len(planes), THUMBNAIL_CHANNELS))
+    thumbnail = np.stack([run.mean(axis=0) for run in runs], axis=-1)
+    shown = recipe.at(max(SMALLEST_SHOWN, min(max(layout.height, layout.width), 2 * input_size)))
+    picture = Image.fromarray(false_colour(read_square(path, shown), recipe.channels))
+    return ImageMeasures(
+        size=(layout.width, layout.height),
+        file_digest=_digest_files(files_of(path, recipe.modality)),
+        pixel_digest=told.digest(),
+        sharpness=laplacian_variance(picture, input_size),
+        spread=255 * float(np.concatenate(deviations).max()),
+        moments=np.concatenate(moments, axis=1),
+        thumbnail=np.rint(255 * thumbnail).astype(np.uint8),
+        saturated=tuple(saturated),
+    )
+
+
+def _measure_picture(path: Path, input_size: int, recipe: Recipe) -> ImageMeasures:
+    size = image_size(path)
+    pixels = read_image(path, recipe.square.background, shortest_side=2 * input_size)  # (C, H, W)
+    file_digest = _digest_files([path])
     # A reduced JPEG of another size may have the same pixels.
     told = hashlib.blake2b(repr((size, pixels.shape)).encode(), digest_size=16)
     told.update(pixels.tobytes())
@@ -140,10 +203,11 @@ def laplacian_variance(picture: Image.Image, input_size: int) -> float:
 
 
 def _gather(
-    specimens: Specimens, found: list[tuple[int, ImageMeasures]], unreadable: list[tuple[str, str]]
+    specimens: Specimens, found: list[tuple[int, ImageMeasures]], unreadable: list[tuple[str, str]], recipe: Recipe
 ) -> Measurements:
     measures = [measured for _, measured in found]
-    n, channels = len(measures), measures[0].moments.shape[1] if measures else 3
+    n, channels = len(measures), len(recipe.channels)
+    depth = measures[0].thumbnail.shape[2] if measures else channels
     moments = np.array([m.moments for m in measures]).reshape(n, 4, channels)
     overall = np.full((4, channels), np.nan)
     if n:
@@ -158,6 +222,9 @@ def _gather(
         pixel_digests=tuple(m.pixel_digest for m in measures),
         sharpness=np.array([m.sharpness for m in measures], dtype=np.float32),
         spread=np.array([m.spread for m in measures], dtype=np.float32),
-        thumbnails=np.array([m.thumbnail for m in measures], dtype=np.uint8).reshape(n, THUMBNAIL, THUMBNAIL, channels),
+        thumbnails=np.array([m.thumbnail for m in measures], dtype=np.uint8).reshape(n, THUMBNAIL, THUMBNAIL, depth),
         moments=overall,
+        recipe=recipe,
+        means=moments[:, 0],
+        saturated=tuple(m.saturated for m in measures),
     )

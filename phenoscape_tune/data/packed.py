@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from phenoscape_tune.data.decoding import Notice, Progress, Square, judge_unreadable
+from phenoscape_tune.data.decoding import Notice, Progress, judge_unreadable
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.layout import UnreadableImage
 from phenoscape_tune.data.packing import build_packed, key_of, read_index
-from phenoscape_tune.data.pictures import image_size
+from phenoscape_tune.data.readers import reader_of
+from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import Specimens
 
 SMALLEST_SIZE = 8
@@ -34,7 +35,7 @@ def choose_size(specimens: Specimens, input_size: int) -> int:
     longest = 0
     with ThreadPoolExecutor(HEADER_READERS) as pool:
         for chunk in _chunks(specimens.names, 32 * HEADER_READERS):
-            longest = max(longest, *pool.map(lambda name: _longest_side(specimens.root / name), chunk))
+            longest = max(longest, *pool.map(lambda name: _longest_side(specimens, name), chunk))
             if longest >= wanted:
                 break
     return max(SMALLEST_SIZE, min(wanted, longest or wanted))
@@ -42,7 +43,7 @@ def choose_size(specimens: Specimens, input_size: int) -> int:
 
 def pack(
     specimens: Specimens,
-    square: Square,
+    request: Request,
     cache_dir: Path,
     *,
     num_workers: int,
@@ -52,25 +53,25 @@ def pack(
 ) -> Images:
     """The specimens' images as one memory-mapped array below ``cache_dir``; decoded only where it is not there yet.
 
-    What is packed depends on the folder, each file's name, size and time, and the settings; labels and groups are the
-    caller's and cost no rebuild. Processes that ask at the same time build once. ``num_workers`` threads decode (at
-    least one); ``progress`` gets (done, total); ``notice`` gets one line for the user at a time. ``max_unreadable`` is
-    the share (0..1) of unreadable images up to which they are left out; it is judged anew at each call.
+    What is packed depends on the folder, each file's name, size and time, and what is requested; labels and groups
+    are the caller's and cost no rebuild. Processes that ask at the same time build once. ``num_workers`` threads decode
+    (at least one); ``progress`` gets (done, total); ``notice`` gets one line for the user at a time. ``max_unreadable``
+    is the share (0..1) of unreadable images up to which they are left out; it is judged anew at each call.
 
     Raises NoRoom where the disk has too little space, UserError where more are unreadable, none is readable or
     ``cache_dir`` cannot be written.
     """
-    key = key_of(specimens, square)
+    key = key_of(specimens, request)
     folder = Path(cache_dir).expanduser() / f"packed-{key}"
     index = read_index(folder)
     if index is None:
-        index = build_packed(specimens, square, folder, max(1, num_workers), progress, notice)
+        index = build_packed(specimens, request, folder, max(1, num_workers), progress, notice)
     unreadable = tuple((str(name), str(reason)) for name, reason in index["unreadable"])
     told = judge_unreadable(unreadable, specimens, max_unreadable)
     if told and notice is not None:
         notice(told)
     pixels = np.load(folder / "images.npy", mmap_mode="r")
-    return Images(pixels, specimens.readable(unreadable), unreadable, folder)
+    return Images(pixels, specimens.readable(unreadable), unreadable, folder, Recipe.from_mapping(index["recipe"]))
 
 
 def default_cache_dir() -> Path:
@@ -91,11 +92,12 @@ def default_cache_dir() -> Path:
     return Path(tempfile.gettempdir()) / f"phenoscape_tune-{user}"
 
 
-def _longest_side(path: Path) -> int:
+def _longest_side(specimens: Specimens, name: str) -> int:
     try:
-        return max(image_size(path))
+        layout = reader_of(specimens.modality).read_layout(specimens.root / name)
     except UnreadableImage:
         return 0
+    return max(layout.height, layout.width)
 
 
 def _chunks(names: tuple[str, ...], length: int) -> Iterator[tuple[str, ...]]:

@@ -13,32 +13,35 @@ from typing import IO, Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from phenoscape_tune.data.decoding import CHANNELS, Notice, Progress, Square, decode_all, refuse_unreadable
+from phenoscape_tune.data.decoding import Notice, Progress, decode_all, refuse_unreadable
 from phenoscape_tune.data.layout import UnreadableImage
+from phenoscape_tune.data.listing import files_of
+from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import Specimens
+from phenoscape_tune.data.survey import answer
 from phenoscape_tune.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class NoRoom(UserError):
     """The packed images do not fit on the disk of the cache folder."""
 
 
-def key_of(specimens: Specimens, square: Square) -> str:
+def key_of(specimens: Specimens, request: Request) -> str:
     """16 hexadecimal digits that change whenever the packed pixels could."""
     digest = hashlib.sha256()
-    header = [FORMAT_VERSION, str(specimens.root.resolve()), asdict(square)]
+    header = [FORMAT_VERSION, str(specimens.root.resolve()), asdict(request)]
     digest.update(json.dumps(header, sort_keys=True).encode())
     for name in specimens.names:
-        path = specimens.root / name
-        try:
-            status = path.stat()
-            # A file whose permissions were mended has the same time, and is to be tried again.
-            state = [name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)]
-        except OSError:
-            state = [name, -1, -1, False]
-        digest.update(json.dumps(state).encode())
+        for path in files_of(specimens.root / name, specimens.modality):
+            try:
+                status = path.stat()
+                # A file whose permissions were mended has the same time, and is to be tried again.
+                state = [name, path.name, status.st_size, status.st_mtime_ns, os.access(path, os.R_OK)]
+            except OSError:
+                state = [name, path.name, -1, -1, False]
+            digest.update(json.dumps(state).encode())
     return digest.hexdigest()[:16]
 
 
@@ -48,8 +51,8 @@ def read_index(folder: Path) -> dict[str, Any] | None:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         with (folder / "images.npy").open("rb") as file:
             np.lib.format.read_magic(file)
-            shape, _, _ = np.lib.format.read_array_header_1_0(file)
-            length = file.tell() + int(np.prod(shape))
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            length = file.tell() + int(np.prod(shape)) * dtype.itemsize
             whole = os.fstat(file.fileno()).st_size == length and shape[0] == len(index["names"])
         return index if whole and index["version"] == FORMAT_VERSION else None
     except (OSError, ValueError, KeyError):
@@ -58,7 +61,7 @@ def read_index(folder: Path) -> dict[str, Any] | None:
 
 def build_packed(
     specimens: Specimens,
-    square: Square,
+    request: Request,
     folder: Path,
     num_workers: int,
     progress: Progress | None,
@@ -78,10 +81,11 @@ def build_packed(
             if index is not None:
                 return index
             _remove_leftovers(folder)
-            _check_space(specimens, square, cache_dir)
+            recipe = answer(specimens, request, num_workers, notice)
+            _check_space(specimens, recipe, cache_dir)
             building = cache_dir / f".building-{folder.name}-{os.getpid()}"
             building.mkdir()
-            index = _build(specimens, square, building, num_workers, progress)
+            index = _build(specimens, recipe, building, num_workers, progress)
             os.replace(building, folder)
             _sync(cache_dir)
             return index
@@ -97,15 +101,15 @@ def build_packed(
 
 
 def _build(
-    specimens: Specimens, square: Square, building: Path, num_workers: int, progress: Progress | None
+    specimens: Specimens, recipe: Recipe, building: Path, num_workers: int, progress: Progress | None
 ) -> dict[str, Any]:
     """Decode every image into ``building``; its index, also written there."""
     names: list[str] = []
     unreadable: list[tuple[str, str]] = []
     # Written in sequence and not through a memory map, where a full disk would kill the process instead of raising.
     with (building / "images.npy").open("wb") as file:
-        start = _write_header(file, len(specimens.names), square.size)
-        for done, (name, image) in enumerate(decode_all(specimens, square, num_workers), start=1):
+        start = _write_header(file, len(specimens.names), recipe)
+        for done, (name, image) in enumerate(decode_all(specimens, recipe, num_workers), start=1):
             if isinstance(image, UnreadableImage):
                 unreadable.append((name, str(image)))
             else:
@@ -117,13 +121,13 @@ def _build(
             raise refuse_unreadable(tuple(unreadable), specimens)
         file.seek(0)
         # NumPy pads the header for a first axis that grows or shrinks, so the pixels stay where they are.
-        if _write_header(file, len(names), square.size) != start:
+        if _write_header(file, len(names), recipe) != start:
             raise RuntimeError("the header of images.npy changed its length")
         _flush(file)
     index = {
         "version": FORMAT_VERSION,
         "root": str(specimens.root.resolve()),
-        "settings": asdict(square),
+        "recipe": recipe.to_mapping(),
         "unreadable": unreadable,
         "names": names,
     }
@@ -135,13 +139,14 @@ def _build(
     return index
 
 
-def _check_space(specimens: Specimens, square: Square, cache_dir: Path) -> None:
-    needed = len(specimens.names) * CHANNELS * square.size**2
+def _check_space(specimens: Specimens, recipe: Recipe, cache_dir: Path) -> None:
+    needed = len(specimens.names) * recipe.nbytes
     free = shutil.disk_usage(cache_dir).free
     if needed > free:
         raise NoRoom(
-            f"cache_dir: {cache_dir} has {free:,} bytes free; {len(specimens.names)} images of {square.size} px "
-            f"need {needed:,}. Set cache_dir (or $PHENOSCAPE_CACHE) to a folder on a larger disk."
+            f"cache_dir: {cache_dir} has {free:,} bytes free; {len(specimens.names)} images of "
+            f"{len(recipe.channels)} channels at {recipe.square.size} px need {needed:,}. "
+            "Set cache_dir (or $PHENOSCAPE_CACHE) to a folder on a larger disk."
         )
 
 
@@ -170,9 +175,13 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _write_header(file: IO[bytes], count: int, size: int) -> int:
+def _write_header(file: IO[bytes], count: int, recipe: Recipe) -> int:
     """Write the array's header for ``count`` images; the position of the first pixel."""
-    description = {"descr": "|u1", "fortran_order": False, "shape": (count, CHANNELS, size, size)}
+    description = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(recipe.dtype)),
+        "fortran_order": False,
+        "shape": (count, *recipe.shape),
+    }
     np.lib.format.write_array_header_1_0(file, description)
     return file.tell()
 

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import numpy as np
 from PIL import ImageColor
 
 from phenoscape_tune.config import TrainConfig
-from phenoscape_tune.data.decoding import Notice, Progress, Square
+from phenoscape_tune.data.decoding import Notice, Progress
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
 from phenoscape_tune.data.packing import NoRoom
-from phenoscape_tune.data.specimens import Split, find_specimens, split_specimens
+from phenoscape_tune.data.recipe import Request
+from phenoscape_tune.data.specimens import Specimens, Split, find_specimens, split_specimens
+from phenoscape_tune.data.squares import Square
 from phenoscape_tune.data.unpacked import open_unpacked
 from phenoscape_tune.errors import UserError
 
@@ -27,6 +30,7 @@ log = logging.getLogger(__name__)
 _DATA_KEYS = (
     *("data_dir", "labels", "group_by", "val_fraction", "test_fraction", "split_seed"),
     *("input_size", "resize", "background", "cache_dir", "max_unreadable", "pack"),
+    *("modality", "channels", "channel_names", "bands", "value_scaling", "use_segmentation_mask", "crop_to_mask"),
 )
 
 FEW_A_CLASS = 20  # labelled images of the training and validation parts
@@ -61,6 +65,7 @@ class Parts:
 
     @property
     def channels(self) -> int:
+        """C: how many channels the images have."""
         return int(self.images.pixels.shape[1])
 
     @property
@@ -97,7 +102,11 @@ class Parts:
         if self.partly_labelled:
             counts = [len(self.labelled(part)) for part in parts.values()]
             told += f"; {sum(counts):,} labelled: {', '.join(f'{count:,}' for count in counts)}"
-        return f"{len(self.images.pixels):,} images ({told}), {self.images.specimens.label_source}"
+        told = f"{len(self.images.pixels):,} images ({told}), {self.images.specimens.label_source}"
+        if self.images.recipe.modality != "rgb":
+            told += f"; {self.images.recipe.describe()}"
+        passed_over = self.images.specimens.passed_over
+        return f"{told}; {passed_over:,} pictures beside them are passed over" if passed_over else told
 
 
 def data_key(config: TrainConfig) -> tuple[object, ...]:
@@ -115,15 +124,14 @@ def open_images(config: TrainConfig, progress: Progress | None = None, notice: N
     if config.data_dir is None:
         raise UserError("data_dir: is missing; write data_dir=path/to/your/images")
     labels = None if config.labels is None else Path(config.labels)
-    specimens = find_specimens(Path(config.data_dir), labels, config.group_by)
-    red, green, blue = ImageColor.getrgb(config.background)[:3]
-    square = Square(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
+    specimens = find_specimens(Path(config.data_dir), labels, config.group_by, config.modality)
+    request = make_request(config, specimens)
     cache_dir = Path(config.cache_dir) if config.cache_dir else default_cache_dir()
     if config.pack:
         try:
             return pack(
                 specimens,
-                square,
+                request,
                 cache_dir,
                 num_workers=config.num_workers,
                 max_unreadable=config.max_unreadable,
@@ -135,7 +143,7 @@ def open_images(config: TrainConfig, progress: Progress | None = None, notice: N
                 notice(f"{fault} Until then the images are decoded anew in each epoch, as with pack: false.")
     return open_unpacked(
         specimens,
-        square,
+        request,
         cache_dir,
         num_workers=config.num_workers,
         keep_workers=config.persistent_workers,
@@ -143,6 +151,48 @@ def open_images(config: TrainConfig, progress: Progress | None = None, notice: N
         progress=progress,
         notice=notice,
     )
+
+
+def make_request(config: TrainConfig, specimens: Specimens) -> Request:
+    """What a configuration asks of the images of its folder. Raises UserError for keys of another modality."""
+    modality = specimens.modality
+    own = {"channels": "multispectral", "channel_names": "multispectral", "bands": "hyperspectral"}
+    plain = TrainConfig()
+    for key, of in own.items():
+        if modality != of and getattr(config, key) != getattr(plain, key):
+            raise UserError(
+                f"{key}: is for {of} images, and those in {config.data_dir} are {modality} "
+                f"(modality: {config.modality}); remove it, or set modality={of}"
+            )
+    if modality == "rgb" and config.use_segmentation_mask:
+        raise UserError(
+            f"use_segmentation_mask: true: the images in {config.data_dir} are RGB pictures, whose transparency is the "
+            "mask and is always put on `background`; remove it"
+        )
+    red, green, blue = ImageColor.getrgb(config.background)[:3]
+    square = Square(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
+    if modality == "rgb":
+        return Request(square)
+    scaling = config.value_scaling
+    scaled_by: tuple[str, ...] = ()
+    if scaling in ("auto", "percentile"):
+        train = split_specimens(specimens, config.val_fraction, config.test_fraction, config.split_seed).train
+        scaled_by = tuple(specimens.names[index] for index in train)
+    return Request(
+        square,
+        modality,
+        channels=_fixed(config.channels or "full"),
+        channel_names=None if config.channel_names is None else tuple(config.channel_names),
+        bands=_fixed(config.bands),
+        value_scaling=scaling,
+        use_mask=config.use_segmentation_mask,
+        crop_to_mask=config.crop_to_mask,
+        scaled_by=scaled_by,
+    )
+
+
+def _fixed(chosen: str | Sequence[int | str]) -> str | tuple[int | str, ...]:
+    return chosen if isinstance(chosen, str) else tuple(chosen)
 
 
 def open_parts(config: TrainConfig, progress: Progress | None = None, notice: Notice | None = None) -> Parts:

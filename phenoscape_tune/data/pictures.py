@@ -1,4 +1,4 @@
-"""One image file → uint8 (3, height, width), and onto the square that the encoder sees.
+"""One image file → uint8 (3, height, width).
 
 Whatever Pillow would clip, wrap or drop without a word (16-bit grey, float, channels beyond alpha) is scaled or refused
 here.
@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
-from phenoscape_tune.data.layout import Layout, UnreadableImage
-
-Colour = tuple[int, int, int]
+from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage
+from phenoscape_tune.data.squares import Colour
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 ORIENTATION = 0x0112
@@ -81,33 +80,6 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
-def fit(image: np.ndarray, size: int, resize: str, background: Colour) -> np.ndarray:
-    """An image uint8 (3, H, W) brought onto a square: uint8 (3, size, size).
-
-    ``resize``: "pad" scales the longer side to ``size`` and centres the image on the background, so that nothing is
-    cut; "crop" scales the shorter side and cuts the centre; "squash" scales each side by itself.
-    """
-    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-    width, height = picture.size
-    box = (0.0, 0.0, float(width), float(height))
-    target = (size, size)
-    if resize == "pad":
-        longer = max(width, height)
-        target = (max(1, round(width * size / longer)), max(1, round(height * size / longer)))
-    elif resize == "crop":
-        shorter = min(width, height)
-        left, top = (width - shorter) / 2, (height - shorter) / 2
-        box = (left, top, left + shorter, top + shorter)
-    elif resize != "squash":
-        raise ValueError(f"resize must be pad, crop or squash, not {resize!r}")
-    scaled = picture.resize(target, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-    if target != (size, size):
-        canvas = Image.new("RGB", (size, size), background)
-        canvas.paste(scaled, ((size - target[0]) // 2, (size - target[1]) // 2))
-        scaled = canvas
-    return np.ascontiguousarray(np.asarray(scaled).transpose(2, 0, 1))
-
-
 def _check_file(path: Path) -> dict[int, tuple[int, ...]]:
     """The TIFF tags that say what the channels are (empty for other formats); refuses what Pillow would drop."""
     # A pipe that a link leads to would be waited for, and a device never ends.
@@ -133,7 +105,7 @@ def _check_file(path: Path) -> dict[int, tuple[int, ...]]:
     photometric = tags[PHOTOMETRIC][0] if tags[PHOTOMETRIC] else 1
     colours = COLOUR_CHANNELS.get(photometric, 3)
     if samples > 4 or (samples > colours and tags[EXTRA] not in ALPHA):
-        raise UnreadableImage(f"TIFF of {samples} channels that are not RGB with alpha; only RGB and grey are read")
+        raise OtherChannels(f"TIFF of {samples} channels that are not RGB with alpha; only RGB and grey are read")
     if 2 in tags[SAMPLE_FORMAT] and tags[BITS][:1] == (8,):
         raise UnreadableImage("TIFF of signed 8-bit values")
     return tags

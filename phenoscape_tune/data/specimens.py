@@ -3,20 +3,19 @@
 import csv
 import hashlib
 import math
-import os
 import re
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from phenoscape_tune.data.listing import HEADER_SUFFIX, list_images
+from phenoscape_tune.data.readers import Modality
 from phenoscape_tune.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm")
 PART_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
@@ -36,6 +35,10 @@ class Specimens:
     """N names of what must stay in one part of a split: the specimen's, or the image's own."""
     label_source: str
     """One sentence for the log: where the labels came from, or why there are none."""
+    modality: Modality = "rgb"
+    """Which reader reads them."""
+    passed_over: int = 0
+    """Pictures of another modality that lie beside them."""
 
     def keep(self, indices: Iterable[int] | np.ndarray) -> "Specimens":
         """The specimens at ``indices`` (int, in the order given); ``classes`` stay as they are."""
@@ -62,8 +65,13 @@ class Split:
     test: np.ndarray
 
 
-def find_specimens(data_dir: Path, labels_csv: Path | None = None, group_by: str | None = None) -> Specimens:
-    """Every image below ``data_dir``, with its label and its group.
+def find_specimens(
+    data_dir: Path,
+    labels_csv: Path | None = None,
+    group_by: str | None = None,
+    modality: Literal["auto"] | Modality = "auto",
+) -> Specimens:
+    """Every image of a ``modality`` below ``data_dir``, with its label and its group; see ``listing.list_images``.
 
     Labels are the first folder below the one that all images share, where every image lies in such a folder and
     there are at least two; or the ``label`` column of ``labels_csv`` (header ``filename,label[,group]``, file names
@@ -76,9 +84,8 @@ def find_specimens(data_dir: Path, labels_csv: Path | None = None, group_by: str
     not fit the folder; for a ``group_by`` that is no regular expression or stands beside a ``group`` column.
     """
     root = Path(data_dir).expanduser()
-    names, others = _list_files(root)
-    if not names:
-        raise UserError(_describe_no_images(root, others))
+    listing = list_images(root, modality)
+    names = listing.names
     if labels_csv is None:
         labels_of, label_source = _labels_from_folders(root, names)
         csv_groups = None
@@ -98,6 +105,8 @@ def find_specimens(data_dir: Path, labels_csv: Path | None = None, group_by: str
         classes=classes,
         groups=csv_groups or _name_groups(names, group_by),
         label_source=label_source,
+        modality=listing.modality,
+        passed_over=listing.passed_over,
     )
 
 
@@ -131,65 +140,6 @@ def split_specimens(specimens: Specimens, val_fraction: float, test_fraction: fl
             part = "test" if position < n_test else "val" if position < n_test + n_val else "train"
             parts[part].extend(members[group])
     return Split(**{part: np.array(sorted(indices), dtype=np.int64) for part, indices in parts.items()})
-
-
-def _list_files(root: Path) -> tuple[tuple[str, ...], list[str]]:
-    """Sorted names of the images below root, and the names of all other files."""
-    if not root.exists():
-        raise UserError(f"data_dir: {root} does not exist. Write the path of a folder of images.")
-    if not root.is_dir():
-        hint = " Unpack it first." if root.suffix.lower() in ARCHIVE_SUFFIXES else ""
-        raise UserError(f"data_dir: {root} is a file, not a folder.{hint} Write the path of a folder of images.")
-    names: list[str] = []
-    others: list[str] = []
-    seen: set[str] = set()
-    waiting = deque([root])
-    while waiting:
-        folder = waiting.popleft()
-        real = os.path.realpath(folder)
-        if real in seen:
-            continue
-        seen.add(real)
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as fault:
-            raise UserError(
-                f"data_dir: {folder} cannot be listed ({fault.strerror}). Make it readable, or move it out."
-            ) from fault
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = Path(entry.path)
-            if _leads_to_folder(entry):
-                # Links wait until every real folder is listed: a folder keeps its own name, not a link's.
-                (waiting.append if entry.is_symlink() else waiting.appendleft)(path)
-            elif path.suffix.lower() in IMAGE_SUFFIXES and (entry.is_symlink() or entry.is_file()):
-                # A broken link stays in the list, so that it is reported as unreadable instead of being missed.
-                names.append(path.relative_to(root).as_posix())
-            else:
-                others.append(entry.name)
-    return tuple(sorted(names)), others
-
-
-def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that points at itself
-        return False
-
-
-def _describe_no_images(root: Path, others: Sequence[str]) -> str:
-    known = " ".join(IMAGE_SUFFIXES)
-    if not others:
-        return f"data_dir: {root} is empty. Write the path of a folder of images ({known})."
-    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in others).most_common(5)
-    listed = ", ".join(f"{suffix} ×{count}" for suffix, count in counts)
-    files = f"{len(others)} file{'s' if len(others) > 1 else ''}"
-    hint = ""
-    for suffixes, advice in ((ARCHIVE_SUFFIXES, "Unpack {} first."), (VIDEO_SUFFIXES, "Take frames from {} first.")):
-        found = next((name for name in sorted(others) if Path(name).suffix.lower() in suffixes), None)
-        hint += f" {advice.format(found)}" if found else ""
-    return f"data_dir: {root} holds {files}, none an image ({listed}); known: {known}.{hint}"
 
 
 def _labels_from_folders(root: Path, names: Sequence[str]) -> tuple[list[str] | None, str]:
@@ -248,6 +198,7 @@ def read_label_rows(path: Path) -> tuple[dict[str, tuple[str, str]], bool]:
 def _read_labels_csv(path: Path, root: Path, names: Sequence[str]) -> tuple[list[str], tuple[str, ...] | None, str]:
     """Labels ("" for none) and, where there is such a column, groups of all images; and the sentence that says so."""
     rows, has_groups = read_label_rows(path)
+    rows = _by_header(rows, names)
     found = [rows.get(name, ("", "")) for name in names]
     labels = [label for label, _ in found]
     unknown = sorted(set(rows) - set(names))
@@ -257,6 +208,20 @@ def _read_labels_csv(path: Path, root: Path, names: Sequence[str]) -> tuple[list
     some = f" for {counts.total()} of {len(names)} images" if counts.total() < len(names) else ""
     source = f"labels of {len(counts)} classes{some} from {path.name}"
     return labels, groups, source + (f" ({len(unknown)} rows name no image here)" if unknown else "")
+
+
+def _by_header(rows: dict[str, tuple[str, str]], names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The rows, where one that names a cube's data file (``a.bil``, ``a``) is told by its header's name (``a.hdr``)."""
+    headers = {name.removesuffix(Path(name).suffix): name for name in names if name.lower().endswith(HEADER_SUFFIX)}
+    if not headers:
+        return rows
+
+    def named(name: str) -> str:
+        stem = name.removesuffix(Path(name).suffix)
+        return headers.get(name, headers.get(stem, name))
+
+    known = set(names)
+    return {(name if name in known else named(name)): row for name, row in rows.items()}
 
 
 def _check_labels(path: Path, root: Path, labels: Mapping[str, str], unknown: Sequence[str], rows: int) -> None:

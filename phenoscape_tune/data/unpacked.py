@@ -16,10 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from phenoscape_tune.data.decoding import (
-    CHANNELS,
     Notice,
     Progress,
-    Square,
     Unreadable,
     decode,
     decode_all,
@@ -30,7 +28,9 @@ from phenoscape_tune.data.decoding import (
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.layout import UnreadableImage
 from phenoscape_tune.data.packing import FORMAT_VERSION, key_of
+from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import Specimens, printable
+from phenoscape_tune.data.survey import answer
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.files import write_whole
 
@@ -39,7 +39,7 @@ BATCHES_AHEAD = 2
 
 def open_unpacked(
     specimens: Specimens,
-    square: Square,
+    request: Request,
     cache_dir: Path,
     *,
     num_workers: int,
@@ -55,31 +55,37 @@ def open_unpacked(
 
     Raises UserError where more than ``max_unreadable`` of them, or all, cannot be read.
     """
-    record = cache_dir.expanduser() / f"readable-{key_of(specimens, square)}.json"
-    unreadable = _recorded(record)
-    if unreadable is None:
-        unreadable = _find_unreadable(specimens, square, max(1, num_workers), progress)
+    record = cache_dir.expanduser() / f"readable-{key_of(specimens, request)}.json"
+    found = _recorded(record)
+    if found is None:
+        recipe = answer(specimens, request, max(1, num_workers), notice)
+        unreadable = _find_unreadable(specimens, recipe, max(1, num_workers), progress)
+        told = {"version": FORMAT_VERSION, "unreadable": unreadable, "recipe": recipe.to_mapping()}
         with suppress(OSError, NoSpaceLeft):  # no room for a few bytes: found anew the next time
             cache_dir.expanduser().mkdir(parents=True, exist_ok=True)
-            write_whole(record, json.dumps({"version": FORMAT_VERSION, "unreadable": unreadable}))
-    told = judge_unreadable(unreadable, specimens, max_unreadable)
-    if told and notice is not None:
-        notice(told)
+            write_whole(record, json.dumps(told))
+    else:
+        unreadable, recipe = found
+    line = judge_unreadable(unreadable, specimens, max_unreadable)
+    if line and notice is not None:
+        notice(line)
     readable = specimens.readable(unreadable)
-    return Images(UnpackedPixels(readable, square, num_workers, keep_workers), readable, unreadable, folder=None)
+    pixels = UnpackedPixels(readable, recipe, num_workers, keep_workers)
+    return Images(pixels, readable, unreadable, folder=None, recipe=recipe)
 
 
-def _recorded(record: Path) -> Unreadable | None:
+def _recorded(record: Path) -> tuple[Unreadable, Recipe] | None:
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
-        return tuple((str(name), str(reason)) for name, reason in found["unreadable"])
+        unreadable = tuple((str(name), str(reason)) for name, reason in found["unreadable"])
+        return unreadable, Recipe.from_mapping(found["recipe"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _find_unreadable(specimens: Specimens, square: Square, workers: int, progress: Progress | None) -> Unreadable:
+def _find_unreadable(specimens: Specimens, recipe: Recipe, workers: int, progress: Progress | None) -> Unreadable:
     unreadable: list[tuple[str, str]] = []
-    for done, (name, image) in enumerate(decode_all(specimens, square, workers), start=1):
+    for done, (name, image) in enumerate(decode_all(specimens, recipe, workers), start=1):
         if isinstance(image, UnreadableImage):
             unreadable.append((name, str(image)))
         if progress is not None:
@@ -90,7 +96,7 @@ def _find_unreadable(specimens: Specimens, square: Square, workers: int, progres
 
 
 class UnpackedPixels:
-    """The squares of N readable images: uint8 (N, C, S, S), read by an index or by an array of indices.
+    """The squares of N readable images: (N, C, S, S) of the recipe's type, read by an index or an array of indices.
 
     Args:
         num_workers: threads that decode; 0: the caller's own, and nothing is read ahead.
@@ -99,23 +105,24 @@ class UnpackedPixels:
     Raises UserError where an image that could be read is gone or damaged since.
     """
 
-    def __init__(self, specimens: Specimens, square: Square, num_workers: int, keep_workers: bool = True) -> None:
-        self._specimens, self._square = specimens, square
+    def __init__(self, specimens: Specimens, recipe: Recipe, num_workers: int, keep_workers: bool = True) -> None:
+        self._specimens, self._recipe = specimens, recipe
         self._num_workers, self._keep_workers = num_workers, keep_workers
         self._pool: ThreadPoolExecutor | None = None
-        self.shape = (len(specimens.names), CHANNELS, square.size, square.size)
+        self.shape = (len(specimens.names), *recipe.shape)
+        self.dtype = np.dtype(recipe.dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: int | np.integer | np.ndarray) -> np.ndarray:
-        """uint8 (C, S, S) of one image, (n, C, S, S) of n."""
+        """(C, S, S) of one image, (n, C, S, S) of n."""
         if isinstance(index, np.ndarray):
             return next(self.in_batches([index]))
         return self._decode(int(index))
 
     def in_batches(self, order: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """uint8 (n, C, S, S) for each (n,) of `order`; the next two batches are decoded while one is in use."""
+        """(n, C, S, S) for each (n,) of `order`; the next two batches are decoded while one is in use."""
         batches = list(order)
         if not self._num_workers:
             for indices in batches:
@@ -138,7 +145,7 @@ class UnpackedPixels:
     def _decode(self, index: int) -> np.ndarray:
         name = self._specimens.names[index]
         try:
-            return decode(self._specimens.root / name, self._square)
+            return decode(self._specimens.root / name, self._recipe)
         except UnreadableImage as fault:
             raise UserError(
                 f"data_dir: {self._specimens.root / printable(name)}: {fault}; it could be read when the run began. "
@@ -146,7 +153,7 @@ class UnpackedPixels:
             ) from fault
 
     def _stack(self, images: Iterable[np.ndarray], count: int) -> np.ndarray:
-        stacked = np.empty((count, *self.shape[1:]), np.uint8)
+        stacked = np.empty((count, *self.shape[1:]), self.dtype)
         for place, image in enumerate(islice(images, count)):
             stacked[place] = image
         return stacked

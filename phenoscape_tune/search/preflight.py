@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.data.listing import files_of
 from phenoscape_tune.data.packed import default_cache_dir
 from phenoscape_tune.data.specimens import find_specimens
 from phenoscape_tune.errors import UserError
@@ -204,13 +205,16 @@ def describe_machine(config: TrainConfig) -> Answer:
     """What must be the same on each machine, and its GPUs. Raises UserError where the images cannot be found."""
     assert config.data_dir is not None
     root = Path(config.data_dir)
-    names = find_specimens(root, None if config.labels is None else Path(config.labels), config.group_by).names
+    labels = None if config.labels is None else Path(config.labels)
+    specimens = find_specimens(root, labels, config.group_by, config.modality)
+    names = specimens.names
     digest = hashlib.sha256()
     for name in names:
-        size = -1
-        with suppress(OSError):
-            size = (root / name).stat().st_size
-        digest.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
+        for file in files_of(root / name, specimens.modality):
+            size = -1
+            with suppress(OSError):
+                size = file.stat().st_size
+            digest.update(f"{name}\0{file.suffix}\0{size}\0".encode(errors="surrogateescape"))
     for path in (config.labels, None if config.weights == "DEFAULT" else config.weights):
         if path is not None:
             digest.update(_read(path))

@@ -17,6 +17,7 @@ from phenoscape_tune.augment import TwoViews
 from phenoscape_tune.config import TrainConfig, save_config
 from phenoscape_tune.data.batches import Batches
 from phenoscape_tune.data.parts import Parts
+from phenoscape_tune.data.statistics import measure
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric, choose_metric
 from phenoscape_tune.files import write_whole
@@ -160,7 +161,8 @@ def _encoder(config: TrainConfig, options: RunOptions, parts: Parts, say: Callab
     if options.resume is not None and config.weights is not None:
         # What it once started from may be gone, and the hub out of reach.
         return restore_encoder(config, checkpoint.load(options.resume).model, options.resume)
-    return build_encoder(config, parts.channels, *channel_statistics(parts), say)
+    statistics = measure(parts.images, parts.split.train)
+    return build_encoder(config, parts.channels, statistics.mean, statistics.std, say)
 
 
 def load(run: Run, path: Path) -> None:
@@ -183,19 +185,6 @@ def load(run: Run, path: Path) -> None:
     changed = [key for key, value in state.config.items() if key in now and now[key] != value and key != "out_dir"]
     run.notes += [f"changed on purpose: {key} was {state.config[key]!r}, is {now[key]!r}" for key in changed]
     run.epoch, run.history = state.epoch, state.history
-
-
-def channel_statistics(parts: Parts, most: int = 2000) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of the training images in [0, 1], from at most `most` of them."""
-    chosen = parts.split.train[:: max(1, len(parts.split.train) // most)]
-    count, total, squares = 0, np.zeros(parts.channels), np.zeros(parts.channels)
-    for start in range(0, len(chosen), 256):
-        pixels = parts.images.pixels[chosen[start : start + 256]].astype(np.float64) / 255  # (n, C, S, S)
-        count += pixels[:, 0].size
-        total += pixels.sum(axis=(0, 2, 3))
-        squares += np.square(pixels).sum(axis=(0, 2, 3))
-    mean = total / count
-    return list(mean), list(np.sqrt(np.maximum(squares / count - mean**2, 0)))
 
 
 def describe(run: Run) -> None:

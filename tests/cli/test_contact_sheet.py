@@ -8,8 +8,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from phenoscape_tune.cli.contact_sheet import PAIRS, ROWS, choose_rows, draw_contact_sheet, printable
-from phenoscape_tune.config import build_config
+from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.data.parts import make_request
 from phenoscape_tune.data.specimens import Specimens, find_specimens
+from phenoscape_tune.data.survey import answer
+
+
+def draw(specimens: Specimens, config: TrainConfig) -> Image.Image:
+    return draw_contact_sheet(specimens, config, answer(specimens, make_request(config, specimens), 1))
 
 
 @given(st.lists(st.integers(-1, 14), min_size=1, max_size=60), st.booleans())
@@ -26,8 +32,8 @@ def test_rows_are_spread_over_the_classes(labels: list[int], labelled: bool) -> 
 def test_the_sheet_shows_the_images_and_differing_views(birds: Path) -> None:
     specimens = find_specimens(birds)
     config = build_config({"data_dir": str(birds), "input_size": 32, "seed": 3})
-    sheet = np.asarray(draw_contact_sheet(specimens, config))
-    again = np.asarray(draw_contact_sheet(specimens, config))
+    sheet = np.asarray(draw(specimens, config))
+    again = np.asarray(draw(specimens, config))
     assert (sheet == again).all()
     assert sheet.shape[1] > (1 + 2 * PAIRS) * 128
     plain = build_config(
@@ -38,13 +44,13 @@ def test_the_sheet_shows_the_images_and_differing_views(birds: Path) -> None:
             "transforms": {"cj_prob": 0, "random_gray_scale": 0, "gaussian_blur": 0, "hf_prob": 0, "min_scale": 1},
         }
     )
-    assert (np.asarray(draw_contact_sheet(specimens, plain)) != sheet).any()
+    assert (np.asarray(draw(specimens, plain)) != sheet).any()
 
 
 def test_one_image_of_any_kind_makes_a_sheet(tmp_path: Path) -> None:
     Image.new("L", (1, 1), 7).save(tmp_path / "dot.png")
     config = build_config({"data_dir": str(tmp_path), "input_size": 224})
-    assert draw_contact_sheet(find_specimens(tmp_path), config).height > 128
+    assert draw(find_specimens(tmp_path), config).height > 128
 
 
 def test_names_are_shown_whatever_their_characters() -> None:

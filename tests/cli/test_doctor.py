@@ -25,7 +25,7 @@ def rows_of(*arguments: object) -> dict[str, Row]:
 
 def test_images_are_counted_and_tried(birds: Path, tmp_path: Path) -> None:
     rows = rows_of("--out", tmp_path / "x", f"data_dir={birds}")
-    assert rows["images"].found.startswith("72 images") and "3 class" in rows["images"].found
+    assert rows["images"].found.startswith("72 rgb images") and "3 class" in rows["images"].found
     assert rows["decoding"].state == OK
     assert not (tmp_path / "x").exists()
     assert {row.area for row in rows.values()} == {"installation", "devices", "storage", "data"}

@@ -15,8 +15,12 @@ from phenoscape_tune.config import build_config
 from phenoscape_tune.data.checks import Checks, check_images
 from phenoscape_tune.data.findings import Finding
 from phenoscape_tune.data.measurements import THUMBNAIL, Measurements, measure_images
+from phenoscape_tune.data.parts import make_request
+from phenoscape_tune.data.recipe import Recipe
 from phenoscape_tune.data.sample import draw_specimen
 from phenoscape_tune.data.specimens import Specimens, find_specimens
+from phenoscape_tune.data.squares import Square
+from phenoscape_tune.data.survey import answer
 
 CLASSES = ("crow", "finch", "robin")
 
@@ -43,7 +47,8 @@ def check(folder: Path, **changes: Any) -> Checks:
     config = build_config({"data_dir": str(folder), "input_size": 64, "batch_size": 8, **changes})
     labels = None if config.labels is None else Path(config.labels)
     specimens = find_specimens(folder, labels, config.group_by)
-    return check_images(measure_images(specimens, config.input_size, (128, 128, 128), 2), config)
+    recipe = answer(specimens, make_request(config, specimens), 2)
+    return check_images(measure_images(specimens, config.input_size, recipe, 2), config)
 
 
 def found(checks: Checks, name: str) -> Finding:
@@ -209,6 +214,9 @@ def test_properties(images: list[tuple[int, int, float, int]], labelled: bool) -
         spread=np.array([spread for *_, spread, _ in images], dtype=np.float32),
         thumbnails=pictures[which],
         moments=np.zeros((4, 3)),
+        recipe=Recipe(Square(64, "pad", (128, 128, 128))),
+        means=np.zeros((n, 3)),
+        saturated=((),) * n,
     )
     checks = check_images(measured, build_config({"data_dir": "/x", "input_size": 64}))
     duplicates = found(checks, "duplicates")

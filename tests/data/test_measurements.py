@@ -8,10 +8,12 @@ from PIL import Image, ImageFilter
 
 from phenoscape_tune.data.layout import UnreadableImage
 from phenoscape_tune.data.measurements import laplacian_variance, measure_image, measure_images
+from phenoscape_tune.data.recipe import Recipe
 from phenoscape_tune.data.sample import draw_specimen
 from phenoscape_tune.data.specimens import find_specimens
+from phenoscape_tune.data.squares import Square
 
-GREY = (128, 128, 128)
+GREY = Recipe(Square(32, "pad", (128, 128, 128)))
 PICTURE = Image.fromarray(draw_specimen(0, 96, np.random.default_rng(1)))
 
 

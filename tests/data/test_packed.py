@@ -13,11 +13,12 @@ from PIL import Image
 
 import phenoscape_tune
 from phenoscape_tune.data import decoding, packed, packing
-from phenoscape_tune.data.decoding import Square
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
-from phenoscape_tune.data.pictures import fit, read_image
+from phenoscape_tune.data.pictures import read_image
+from phenoscape_tune.data.recipe import Request
 from phenoscape_tune.data.specimens import Specimens, find_specimens
+from phenoscape_tune.data.squares import Square, fit
 from phenoscape_tune.errors import UserError
 
 SQUARE = Square(size=16, resize="pad", background=(9, 99, 199))
@@ -33,7 +34,7 @@ def write_images(root: Path, count: int = 10) -> Specimens:
 
 
 def pack_into(cache: Path, specimens: Specimens, square: Square = SQUARE, **options: object) -> Images:
-    return pack(specimens, square, cache, **({"num_workers": 3, "max_unreadable": 0.0} | options))  # type: ignore[arg-type]
+    return pack(specimens, Request(square), cache, **({"num_workers": 3, "max_unreadable": 0.0} | options))  # type: ignore[arg-type]
 
 
 def refuse_to_decode(*arguments: object, **options: object) -> None:
@@ -207,7 +208,8 @@ def test_damaged_packed_folder_is_built_again(tmp_path: Path, damage: str) -> No
 CHILD = """
 import hashlib, sys, time
 from pathlib import Path
-from phenoscape_tune.data.decoding import Square
+from phenoscape_tune.data.recipe import Request
+from phenoscape_tune.data.squares import Square, fit
 from phenoscape_tune.data.packed import pack
 from phenoscape_tune.data.specimens import find_specimens
 images, cache, own, awaited, pause = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5]
@@ -221,7 +223,7 @@ if awaited:
     own.touch()
     while not Path(awaited).exists():
         time.sleep(0.002)
-found = pack(find_specimens(images), Square(16, "pad", (9, 99, 199)), cache, num_workers=2, max_unreadable=0.0,
+found = pack(find_specimens(images), Request(Square(16, "pad", (9, 99, 199))), cache, num_workers=2, max_unreadable=0.0,
              progress=progress)
 print(len(steps), hashlib.sha256(found.pixels.tobytes()).hexdigest())
 assert not {"torch", "ray"} & set(sys.modules)
@@ -283,7 +285,7 @@ def test_choose_size_leaves_room_and_never_enlarges(tmp_path: Path, monkeypatch:
     assert choose_size(specimens, 14) == 16
     assert choose_size(specimens, 128) == 30
     assert choose_size(specimens, 2) == 8
-    monkeypatch.setattr(packed, "_longest_side", lambda path: 0)
+    monkeypatch.setattr(packed, "_longest_side", lambda specimens, name: 0)
     assert choose_size(specimens, 128) == 146
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from phenoscape_tune.data.layout import UnreadableImage
-from phenoscape_tune.data.pictures import fit, image_size, read_image
+from phenoscape_tune.data.pictures import image_size, read_image
+from phenoscape_tune.data.squares import fit
 
 GREY = (100, 110, 120)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -304,42 +305,6 @@ def test_jpeg_is_reduced_only_as_far_as_asked(tmp_path: Path) -> None:
     assert reduced.shape == (3, 150, 200)
     whole = fit(read_image(tmp_path / "x.jpg", GREY), 50, "pad", GREY).astype(int)
     assert np.abs(fit(reduced, 50, "pad", GREY).astype(int) - whole).max() <= 3
-
-
-def marked_image(height: int, width: int) -> np.ndarray:
-    """Grey with a red first and a blue last column (or row), 8 pixels wide: uint8 (3, H, W)."""
-    image = np.full((3, height, width), 128, dtype=np.uint8)
-    long_view = image if width >= height else image.transpose(0, 2, 1)
-    long_view[:, :, :8] = np.array(RED, dtype=np.uint8)[:, None, None]
-    long_view[:, :, -8:] = np.array(BLUE, dtype=np.uint8)[:, None, None]
-    return image
-
-
-@pytest.mark.parametrize("shape", [(40, 80), (80, 40)])
-def test_resize_modes(shape: tuple[int, int]) -> None:
-    image = marked_image(*shape)
-    pad, crop, squash = (fit(image, 40, resize, GREEN) for resize in ("pad", "crop", "squash"))
-    assert {result.shape for result in (pad, crop, squash)} == {(3, 40, 40)}
-    assert {result.dtype for result in (pad, crop, squash)} == {np.dtype(np.uint8)}
-    if shape[0] > shape[1]:
-        pad, crop, squash = (result.transpose(0, 2, 1) for result in (pad, crop, squash))
-    assert pad[:, 20, 0].tolist() == list(RED)
-    assert pad[:, 20, -1].tolist() == list(BLUE)
-    assert pad[:, 5, 20].tolist() == list(GREEN)
-    assert pad[:, 35, 20].tolist() == list(GREEN)
-    assert pad[:, 20, 20].tolist() == [128] * 3
-    assert (crop == 128).all()
-    assert squash[:, 0, 0].tolist() == list(RED)
-    assert squash[:, -1, -1].tolist() == list(BLUE)
-
-
-def test_resize_antialiases_and_survives_extreme_shapes() -> None:
-    checks = np.indices((400, 400)).sum(0) % 2 * 255
-    assert np.ptp(fit(np.stack([checks] * 3).astype(np.uint8), 40, "squash", GREY).astype(int)) <= 4
-    for resize in ("pad", "crop", "squash"):
-        assert fit(np.zeros((3, 1, 500), dtype=np.uint8), 16, resize, GREY).shape == (3, 16, 16)
-    with pytest.raises(ValueError, match="resize must be"):
-        fit(np.zeros((3, 4, 4), dtype=np.uint8), 16, "stretch", GREY)
 
 
 # ---- files that mean harm ----

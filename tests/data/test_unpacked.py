@@ -10,10 +10,11 @@ import torch
 
 from phenoscape_tune.data import decoding, unpacked
 from phenoscape_tune.data.batches import Batches
-from phenoscape_tune.data.decoding import Square
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packed import pack
+from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import Specimens, find_specimens
+from phenoscape_tune.data.squares import Square
 from phenoscape_tune.data.unpacked import UnpackedPixels, open_unpacked
 from phenoscape_tune.errors import UserError
 from tests.data.test_packed import SQUARE, refuse_to_decode, write_images
@@ -21,13 +22,13 @@ from tests.data.test_packed import SQUARE, refuse_to_decode, write_images
 
 def opened(cache: Path, specimens: Specimens, square: Square = SQUARE, **options: object) -> Images:
     settings = {"num_workers": 3, "keep_workers": True, "max_unreadable": 0.0} | options
-    return open_unpacked(specimens, square, cache, **settings)  # type: ignore[arg-type]
+    return open_unpacked(specimens, Request(square), cache, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_pixels_are_those_of_packed_images(tmp_path: Path, num_workers: int) -> None:
     specimens = write_images(tmp_path / "images")
-    packed = pack(specimens, SQUARE, tmp_path / "cache", num_workers=2, max_unreadable=0.0)
+    packed = pack(specimens, Request(SQUARE), tmp_path / "cache", num_workers=2, max_unreadable=0.0)
     found = opened(tmp_path / "cache", specimens, num_workers=num_workers)
     assert found.folder is None
     assert found.specimens.names == packed.specimens.names
@@ -51,7 +52,7 @@ def shuffled(pixels: object, part: np.ndarray) -> object:
 
 
 def test_two_batches_are_decoded_ahead_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = UnpackedPixels(write_images(tmp_path / "images", 40), SQUARE, num_workers=2)
+    pixels = UnpackedPixels(write_images(tmp_path / "images", 40), Recipe(SQUARE), num_workers=2)
     begun: list[str] = []
     decode = unpacked.decode
     monkeypatch.setattr(unpacked, "decode", lambda path, square: (begun.append(path.name), decode(path, square))[1])
@@ -74,7 +75,7 @@ def wait_for(true: object, seconds: float = 10) -> None:
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_threads_stay_from_pass_to_pass_where_asked(tmp_path: Path, keep: bool) -> None:
-    pixels = UnpackedPixels(write_images(tmp_path / "images"), SQUARE, num_workers=2, keep_workers=keep)
+    pixels = UnpackedPixels(write_images(tmp_path / "images"), Recipe(SQUARE), num_workers=2, keep_workers=keep)
     first = decoders()
     threads = []
     for _ in range(2):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from phenoscape_tune.cli import check_data, train, tune
@@ -69,8 +70,6 @@ def make_bad(folder: Path) -> dict[str, str]:
     (folder / "bad_loop.png").symlink_to("bad_loop.png")
     os.mkfifo(folder.parent / "pipe")
     (folder / "bad_pipe.png").symlink_to(folder.parent / "pipe")
-    bands = [Image.fromarray(np.zeros((8, 8), np.uint8)) for _ in range(2)]
-    bands[0].save(folder / "bad_channels.tif", tiffinfo={277: 7})
     return {
         "bad_empty.png": "empty file (0 bytes)",
         "bad_text.jpg": "not an image",
@@ -78,8 +77,18 @@ def make_bad(folder: Path) -> dict[str, str]:
         "bad_bomb.png": "too large: more than 89,478,485 pixels",
         "bad_loop.png": "",
         "bad_pipe.png": "not a file of data",
-        "bad_channels.tif": "7 channels",
     }
+
+
+def test_an_image_of_other_channels_is_refused_by_name_whatever_the_share(
+    data: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tifffile.imwrite(data / "bad_channels.tif", np.zeros((7, 8, 8), np.uint8), photometric="minisblack", planarconfig=2)
+    message = refused(
+        capsys, tune.main, "--space", space, "--out", tmp_path / "x", f"data_dir={data}", "max_unreadable=0.5", *TINY
+    )
+    assert "bad_channels.tif: TIFF of 7 channels" in message and "modality=multispectral" in message
+    assert not (tmp_path / "x").exists()
 
 
 def test_bad_images_above_the_share_are_refused_by_name(

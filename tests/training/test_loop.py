@@ -17,7 +17,7 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.evaluation import validate
 from phenoscape_tune.training.loop import train_simclr
-from phenoscape_tune.training.run import Diverged, RunOptions, channel_statistics, start_run
+from phenoscape_tune.training.run import Diverged, RunOptions, start_run
 
 pytestmark = pytest.mark.slow  # real training
 
@@ -176,14 +176,6 @@ def test_versions_and_what_precision_became_are_recorded(tiny: Tiny) -> None:
     assert f"torch {torch.__version__.split('+')[0]}" in log
     recorded = json.loads((Path(config.out_dir) / "logs" / "versions.json").read_text())
     assert recorded["torch"].split("+")[0] == torch.__version__.split("+")[0]
-
-
-def test_channel_statistics_are_those_of_the_training_images(tiny: Tiny) -> None:
-    parts = open_parts(tiny())
-    pixels = parts.images.pixels[parts.split.train].astype(np.float64) / 255
-    mean, std = channel_statistics(parts)
-    assert mean == pytest.approx(pixels.mean(axis=(0, 2, 3)))
-    assert std == pytest.approx(pixels.std(axis=(0, 2, 3)))
 
 
 def test_gradients_are_finite_at_a_size_where_the_network_runs_out_of_pixels(tiny: Tiny) -> None:

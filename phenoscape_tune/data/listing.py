@@ -1,0 +1,168 @@
+"""Which files of a folder are its images, and of which modality they are."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from phenoscape_tune.data import pictures
+from phenoscape_tune.data.envi import DATA_SUFFIXES, is_envi_header
+from phenoscape_tune.data.layout import OtherChannels, UnreadableImage
+from phenoscape_tune.data.readers import Modality
+from phenoscape_tune.errors import UserError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+TIFF_SUFFIXES = (".tif", ".tiff")
+HEADER_SUFFIX = ".hdr"
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm")
+# TIFF files that are looked into to tell whether a folder holds pictures; packing looks into every one.
+LOOKED_INTO = 32
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of one folder."""
+
+    modality: Modality
+    names: tuple[str, ...]
+    """Posix paths relative to the folder, sorted; of a hyperspectral cube its header's."""
+    passed_over: int = 0
+    """Pictures beside them that are of another modality."""
+
+
+def list_images(root: Path, modality: Literal["auto"] | Modality = "auto") -> Listing:
+    """The images below ``root``.
+
+    rgb: what Pillow reads, by suffix. multispectral: TIFF. hyperspectral: ENVI headers (``.hdr``), and data files that
+    lack theirs, which are told as unreadable. auto: hyperspectral where there is an ENVI header; else multispectral
+    where half of the pictures or more are TIFF files with channels beyond RGB and alpha; else rgb.
+
+    Folders and files whose name begins with a dot are skipped; links are followed once. Raises UserError for a folder
+    that is missing, cannot be listed or holds no image of the modality.
+    """
+    names = _list_files(root)
+    by_suffix: dict[str, list[str]] = {}
+    for name in names:
+        by_suffix.setdefault(Path(name).suffix.lower(), []).append(name)
+
+    def ending(suffixes: Sequence[str]) -> list[str]:
+        return sorted(name for suffix in suffixes for name in by_suffix.get(suffix, ()))
+
+    if modality == "auto":
+        modality = _tell_modality(root, ending((HEADER_SUFFIX,)), ending(TIFF_SUFFIXES), len(ending(PICTURE_SUFFIXES)))
+    if modality == "hyperspectral":
+        found = _list_cubes(root, ending((HEADER_SUFFIX,)), ending(tuple(s for s in DATA_SUFFIXES if s)))
+    else:
+        found = ending(TIFF_SUFFIXES if modality == "multispectral" else PICTURE_SUFFIXES)
+    if not found:
+        raise UserError(_describe_no_images(root, names, modality))
+    return Listing(modality, tuple(found), len(set(ending(PICTURE_SUFFIXES)) - set(found)))
+
+
+def files_of(path: Path, modality: Modality) -> list[Path]:
+    """The files that an image is read from: a cube's header, and whatever beside it may be its data."""
+    if modality != "hyperspectral":
+        return [path]
+    stem = path.with_suffix("")
+    beside = [stem.with_name(stem.name + suffix) for suffix in DATA_SUFFIXES]
+    beside += [stem.with_name(stem.name + suffix.upper()) for suffix in DATA_SUFFIXES if suffix]
+    return [path, *(file for file in beside if file.is_file())]
+
+
+def _tell_modality(root: Path, headers: Sequence[str], tiffs: Sequence[str], pictures: int) -> Modality:
+    if any(is_envi_header(root / name) for name in headers):
+        return "hyperspectral"
+    looked_into = tiffs[:: max(1, len(tiffs) // LOOKED_INTO)]
+    other = sum(_has_other_channels(root / name) for name in looked_into)
+    # A single such file among photographs is no reason to pass those over: reading it tells what it is.
+    return "multispectral" if other and 2 * other * len(tiffs) >= pictures * len(looked_into) else "rgb"
+
+
+def _has_other_channels(path: Path) -> bool:
+    try:
+        pictures.image_size(path)
+    except OtherChannels:
+        return True
+    except UnreadableImage:
+        return False
+    return False
+
+
+def _list_cubes(root: Path, headers: Sequence[str], data: Sequence[str]) -> list[str]:
+    """ENVI headers, and data files without one."""
+    # Other formats use the suffix too (Radiance pictures); what cannot be opened is told when it is read.
+    own = [name for name in headers if is_envi_header(root / name) or not (root / name).is_file()]
+    known = {name.lower() for name in headers}
+    lone = [
+        name
+        for name in data
+        if f"{name}{HEADER_SUFFIX}".lower() not in known
+        and f"{name.removesuffix(Path(name).suffix)}{HEADER_SUFFIX}".lower() not in known
+    ]
+    return sorted([*own, *lone])
+
+
+def _list_files(root: Path) -> list[str]:
+    """Names of all files below root, in no order."""
+    if not root.exists():
+        raise UserError(f"data_dir: {root} does not exist. Write the path of a folder of images.")
+    if not root.is_dir():
+        hint = " Unpack it first." if root.suffix.lower() in ARCHIVE_SUFFIXES else ""
+        raise UserError(f"data_dir: {root} is a file, not a folder.{hint} Write the path of a folder of images.")
+    names: list[str] = []
+    seen: set[str] = set()
+    waiting = deque([root])
+    while waiting:
+        folder = waiting.popleft()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as fault:
+            raise UserError(
+                f"data_dir: {folder} cannot be listed ({fault.strerror}). Make it readable, or move it out."
+            ) from fault
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            if _leads_to_folder(entry):
+                # Links wait until every real folder is listed: a folder keeps its own name, not a link's.
+                (waiting.append if entry.is_symlink() else waiting.appendleft)(path)
+            elif entry.is_symlink() or entry.is_file():
+                # A broken link stays in the list, so that it is reported as unreadable instead of being missed.
+                names.append(path.relative_to(root).as_posix())
+    return names
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points at itself
+        return False
+
+
+def _describe_no_images(root: Path, others: Sequence[str], modality: Modality) -> str:
+    known = {
+        "rgb": f"{' '.join(PICTURE_SUFFIXES)}, and ENVI headers {HEADER_SUFFIX}",
+        "multispectral": " ".join(TIFF_SUFFIXES),
+        "hyperspectral": f"ENVI headers {HEADER_SUFFIX}",
+    }[modality]
+    if not others:
+        return f"data_dir: {root} is empty. Write the path of a folder of images ({known})."
+    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in others).most_common(5)
+    listed = ", ".join(f"{suffix} ×{count}" for suffix, count in counts)
+    files = f"{len(others)} file{'s' if len(others) > 1 else ''}"
+    hint = ""
+    for suffixes, advice in ((ARCHIVE_SUFFIXES, "Unpack {} first."), (VIDEO_SUFFIXES, "Take frames from {} first.")):
+        found = next((name for name in sorted(others) if Path(name).suffix.lower() in suffixes), None)
+        hint += f" {advice.format(Path(found).name)}" if found else ""
+    kind = "an image" if modality == "rgb" else f"a {modality} image"
+    return f"data_dir: {root} holds {files}, none {kind} ({listed}); known: {known}.{hint}"
