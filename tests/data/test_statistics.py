@@ -29,7 +29,7 @@ def test_they_are_those_of_the_training_images(tiny: Tiny, pack: bool, monkeypat
 def test_they_are_stored_beside_the_packed_images_and_measured_once(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = open_parts(tiny())
+    parts = open_parts(tiny(split_seed=7))
     first = statistics.measure(parts.images, parts.split.train)
 
     def refuse(*_: Any) -> None:
