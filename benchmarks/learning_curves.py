@@ -81,8 +81,9 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
     """Train configuration `index` and write its features, labels and losses to `path` (.npz)."""
     import torch
 
-    from phenoscape_tune.augment import TwoViews, plain_view
+    from phenoscape_tune.augment import build_views, plain_view
     from phenoscape_tune.config import build_config, merge, set_key
+    from phenoscape_tune.data.channels import RGB
     from phenoscape_tune.data.parts import open_parts
     from phenoscape_tune.training.device_use import DeviceUse
     from phenoscape_tune.training.evaluation import embed, validate
@@ -108,7 +109,7 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
         bank = np.random.default_rng(0).permutation(split.train)[:BANK]
         views = {}
         for name, setting in REFERENCES.items():
-            reference = TwoViews(**{**build_config({"input_size": size}).transforms.model_dump(), **setting})
+            reference = build_views(build_config({"input_size": size, "transforms": dict(setting)}).transforms, RGB)
             generator = torch.Generator().manual_seed(0)
             count, (height, width) = VIEWS.get(name, 2), held_out.shape[-2:]
             drawn = reference.draw(len(held_out), height, width, generator, count)

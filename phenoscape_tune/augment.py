@@ -1,5 +1,8 @@
 """Two random views of a batch, on the batch's device, for any number of channels (SimCLR, arXiv 2002.05709).
 
+In this order: crop, flip and resize; colour jitter and greyscale of red, green and blue; what `augment_spectra` does to
+each channel; blur; noise and lost bands. docs/augmentation.md has the formulas.
+
 Parameters are drawn on the CPU by a seeded generator, then applied to many views at once: crop, flip and resize as
 one `grid_sample`; brightness, contrast, saturation and greyscale as 3×3 matrices; blur as shifted sums over the views
 drawn for it. Measured against these on a CPU at 32 to 224 px, and slower: crop and resize as two matrix products a
@@ -15,16 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# ITU-R BT.601 luma as torchvision rounds it, so that greyscale, contrast and saturation agree to the last digit.
-LUMA = (0.2989, 0.587, 0.114)
+from phenoscape_tune.augment_checks import check_transforms, meaningless
+from phenoscape_tune.augment_colour import colour_maps, colours_of, mix, put_back, turn_hue
+from phenoscape_tune.augment_spectra import NO_STEPS, NOTHING_DRAWN, Spectra, SpectralParameters, degrade, relight, send
+from phenoscape_tune.data.channels import RGB, Channels
+from phenoscape_tune.transforms import TransformsConfig, scaled
+
 RATIO, CROP_TRIES = (3 / 4, 4 / 3), 10
-HUE = 3  # a step's number in `ViewParameters.order`, after brightness, contrast and saturation
 # An image packed for training is at most 8/7 of the input size, rounded up: plain bilinear sampling serves it.
 UNFILTERED_DOWNSCALE = 1.2
 # The share of a Gaussian beyond four standard deviations, 6e-5, is below an 8-bit image's resolution.
 BLUR_REACH = 4
 # Values worked on at a time: on a CPU what stays in its cache, on a GPU what bounds the extra memory.
 CPU_SLICE, GPU_SLICE = 2**19, 2**27
+FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,15 @@ class ViewParameters:
     gray: Tensor
     blur: Tensor
     sigma: Tensor  # float32 (N,), pixels of the view
+    spectra: SpectralParameters = NOTHING_DRAWN
 
     def share(self, part: int, parts: int, views: int = 2) -> ViewParameters:
         """What was drawn for one of `parts` equal runs of the images, `part` counting from 0."""
         rows = torch.arange(len(self.flip)).view(views, parts, -1)[:, part].flatten()
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "spectra"}
         last = ("box", "factors")  # the images are their last dimension
-        return ViewParameters(**{key: value[:, rows] if key in last else value[rows] for key, value in values.items()})
+        own = {key: value[:, rows] if key in last else value[rows] for key, value in values.items()}
+        return ViewParameters(**own, spectra=self.spectra.take(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +74,11 @@ class TwoViews:
         min_scale: smallest crop as a share of the image's area, in (0, 1].
         kernel_size: blur kernel as a share of `input_size`, in (0, 1]; made odd, at least 3 pixels.
         sigmas: bounds of blur's standard deviation in pixels, both positive.
+        channels: those of the images. Jitter and greyscale act on red, green and blue, wherever they stand.
+        spectra: what is done to each channel by itself; nothing by default.
+        fill: what a lost band becomes, one number a channel, in [0, 1]; None: 0.5.
 
-    Colour acts on the first three channels. Raises ValueError that names every setting outside its range.
+    Raises ValueError that names every setting outside its range, or without a meaning for the channels.
     """
 
     input_size: int
@@ -78,6 +90,9 @@ class TwoViews:
     kernel_size: float
     sigmas: tuple[float, float]
     hf_prob: float = 0.5
+    channels: Channels = RGB
+    spectra: Spectra = NO_STEPS
+    fill: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         ranges = dict.fromkeys(("cj_prob", "random_gray_scale", "gaussian_blur", "hf_prob"), (0.0, 1.0))
@@ -94,15 +109,20 @@ class TwoViews:
         ]
         if not (len(self.sigmas) == 2 and 0 < self.sigmas[0] <= self.sigmas[1] < math.inf):
             faults.append(f"sigmas={self.sigmas}: write two positive numbers, the smaller first")
+        for key, reason in meaningless(self.channels).items():
+            if getattr(self if hasattr(self, key) else self.spectra, key) > 0:
+                faults.append(f"{key}: {reason}: set it to 0")
+        if self.fill is not None and len(self.fill) != len(self.channels):
+            faults.append(f"fill has {len(self.fill)} numbers for {len(self.channels)} channels")
         if faults:
             raise ValueError("; ".join(faults))
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Two views of each image: uint8 (B, C, H, W) → float32 (2B, C, input_size, input_size) in [0, 1].
+        """Two views of each image: uint8 or uint16 (B, C, H, W) → float32 (2B, C, input_size, input_size) in [0, 1].
 
         Rows i and i + B are a positive pair. Images may be on any device; the generator is on the CPU, so that one
-        seed gives the same views everywhere. Raises ValueError for another dtype, shape or generator, and for colour
-        settings when C < 3.
+        seed gives the same views everywhere. Raises ValueError for another dtype, shape or generator, and where C is
+        not the number of `channels`.
         """
         B, H, W = len(images), images.shape[-2], images.shape[-1]
         return self.apply(images, self.draw(B, H, W, generator))
@@ -130,6 +150,7 @@ class TwoViews:
             gray=happens(self.random_gray_scale),
             blur=happens(self.gaussian_blur),
             sigma=uniform(*self.sigmas),
+            spectra=self.spectra.draw(N, len(self.channels), generator),
         )
 
     @torch.no_grad()
@@ -140,72 +161,78 @@ class TwoViews:
         """
         _check_images(images)
         (B, C, _, _), s = images.shape, self.input_size
+        if len(self.channels) != C:
+            raise ValueError(f"images of {C} channels, for {len(self.channels)}: {', '.join(self.channels.names)}")
         views, rest = divmod(len(parameters.flip), B)
         if rest:
             raise ValueError(f"{len(parameters.flip)} views for {B} images: draw them for this batch size")
         jitters = self.cj_prob > 0 and self.cj_strength > 0
-        recolours = jitters or self.random_gray_scale > 0
-        if C < 3 and recolours:
-            raise ValueError(f"colour needs red, green and blue, not {C} channel: set cj_prob, random_gray_scale to 0")
+        rgb = self.channels.rgb if jitters or self.random_gray_scale > 0 else None
         xs, ys = _sampling_points(parameters, images, s)
         out = torch.empty(views, B, C, s, s, device=images.device)
+        spectra, unit = parameters.spectra, 1 / FULL_SCALE[images.dtype]
         # A trainer may call this under autocast, whose half precision would lose the last bits of 8-bit images.
+        p = parameters
         with torch.autocast(images.device.type, enabled=False):
-            before, after, turns = (_to(m, images.device).unflatten(0, (views, B)) for m in colour_maps(parameters))
+            maps = colour_maps(p.jitter, p.factors, p.hue, p.order, p.gray)
+            before, after, turns = (send(m, images.device).unflatten(0, (views, B)) for m in maps)
             for rows in _slices(B, views * C * xs.shape[-1] ** 2, images.device):
-                sampled = _sample(images[rows], xs[rows], ys[rows], s)  # (b, C, views, s, s) in 0…255
+                sampled = _sample(images[rows], xs[rows], ys[rows], s)  # (b, C, views, s, s) in 0…full scale
                 for v in range(views):
-                    view = torch.mul(sampled[:, :, v], 1 / 255, out=out[v, rows])  # (b, C, s, s)
-                    if jitters:
-                        _mix(view, before[v, rows])
-                        _turn_hue(view, turns[v, rows])
-                    if recolours:
-                        _mix(view, after[v, rows])
+                    view = torch.mul(sampled[:, :, v], unit, out=out[v, rows])  # (b, C, s, s)
+                    if rgb is not None:
+                        colours = colours_of(view, rgb)  # (b, 3, s, s)
+                        if jitters:
+                            mix(colours, before[v, rows])
+                            turn_hue(colours, turns[v, rows])
+                        mix(colours, after[v, rows])
+                        put_back(view, rgb, colours)
+                    relight(view, spectra.take(torch.arange(B)[rows] + v * B), self.channels.uv)
         out = out.flatten(0, 1)  # (views·B, C, s, s)
         _blur(out, parameters.sigma, parameters.blur, max(1, int(self.kernel_size * s) // 2))
+        degrade(out, spectra, self.fill)
         return out
 
 
+def build_views(
+    transforms: TransformsConfig,
+    channels: Channels,
+    input_size: int | None = None,
+    fill: tuple[float, ...] | None = None,
+) -> TwoViews:
+    """The views that a configuration asks for, scaled by its `augmentation_strength`.
+
+    Args:
+        transforms: of a TrainConfig.
+        channels: those of the images.
+        input_size: side of a view in pixels; None: `transforms.input_size`.
+        fill: as TwoViews'; best what the encoder subtracts of each channel, so that a lost band is a neutral one.
+
+    Raises UserError where a step has no meaning for the channels.
+    """
+    check_transforms(transforms, channels)
+    values = scaled(transforms).model_dump(exclude={"augmentation_strength"})
+    if input_size is not None:
+        values["input_size"] = input_size
+    spectra = Spectra(**{field.name: values.pop(field.name) for field in fields(Spectra)})
+    return TwoViews(**values, channels=channels, spectra=spectra, fill=fill)
+
+
 def plain_view(images: Tensor, input_size: int) -> Tensor:
-    """The whole image resized, bilinear and antialiased: uint8 (B, C, H, W) → float32 (B, C, size, size) in [0, 1]."""
+    """The whole image resized, bilinear and antialiased.
+
+    Images uint8 or uint16 (B, C, H, W) → float32 (B, C, input_size, input_size) in [0, 1].
+    """
     _check_images(images)
-    view = images.to(torch.float32) / 255
+    view = images.to(torch.float32) / FULL_SCALE[images.dtype]
     if view.shape[-2:] == (input_size, input_size):
         return view
     return F.interpolate(view, (input_size, input_size), mode="bilinear", antialias=True).clamp_(0, 1)
 
 
-def colour_maps(parameters: ViewParameters) -> tuple[Tensor, Tensor, Tensor]:
-    """The colour steps of each view as an affine map, a turn of the hue in HSV (N,), and another affine map.
-
-    A map is A and E, float32 (N, 2, 3, 3), of rgb ↦ A·rgb + E·(mean rgb). Brightness f: f·rgb. Saturation f: f·rgb +
-    (1−f)·grey. Contrast f: f·rgb + (1−f)·mean(grey), where the mean within a chain is a linear map of that at its
-    start. Greyscale comes last.
-    """
-    N = len(parameters.hue)
-    b, c, s = torch.where(parameters.jitter, parameters.factors, 1.0)[..., None, None]  # (N, 1, 1) each
-    one, zero, to_gray = (m.expand(N, 3, 3) for m in (torch.eye(3), torch.zeros(3, 3), torch.tensor([LUMA] * 3)))
-    steps = torch.stack((b * one, c * one, s * one + (1 - s) * to_gray, one), dim=1)  # (N, 4, 3, 3)
-    pulls = torch.stack((zero, (1 - c) * to_gray, zero, zero), dim=1)  # towards the mean
-    identity = torch.stack((one, zero), dim=1)  # (N, 2, 3, 3)
-    before = after = identity
-    for kind in parameters.order.unbind(1):
-        step, pull = steps[torch.arange(N), kind], pulls[torch.arange(N), kind]
-        direct, of_mean = after.unbind(1)
-        after = torch.stack((step @ direct, step @ of_mean + pull @ (direct + of_mean)), dim=1)
-        turning = (kind == HUE).view(N, 1, 1, 1)
-        before, after = torch.where(turning, after, before), torch.where(turning, identity, after)
-    after = torch.where(parameters.gray.view(N, 1, 1, 1), to_gray[:, None] @ after, after)
-    return before, after, torch.where(parameters.jitter, parameters.hue, 0.0)
-
-
 def _check_images(images: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or 0 in images.shape:
-        raise ValueError(f"expected uint8 images (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if images.dtype not in FULL_SCALE or images.ndim != 4 or 0 in images.shape:
+        raise ValueError(f"expected uint8 or uint16 images (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
 
 
 def _slices(rows: int, values_per_row: int, device: torch.device) -> list[slice]:
@@ -234,7 +261,7 @@ def _sampling_points(parameters: ViewParameters, images: Tensor, size: int) -> t
     (batch, _, height, width), device = images.shape, images.device
     n = size * max(1, math.ceil(max(height, width) / (size * UNFILTERED_DOWNSCALE)))
     drawn = torch.cat((parameters.box, parameters.flip[None])).float()  # (5, N)
-    top, left, h, w, flip = _to(drawn.view(5, -1, batch).mT.contiguous(), device)[..., None]  # (B, views, 1) each
+    top, left, h, w, flip = send(drawn.view(5, -1, batch).mT.contiguous(), device)[..., None]  # (B, views, 1) each
     share = (torch.arange(n, device=device) + 0.5) / n
     columns = left + w * torch.where(flip > 0, 1 - share, share) - 0.5  # (B, views, n), whole at a pixel's centre
     rows = top + h * share - 0.5
@@ -258,30 +285,6 @@ def _sample(images: Tensor, xs: Tensor, ys: Tensor, size: int) -> Tensor:
     return sampled.unflatten(2, (views, size))
 
 
-def _mix(view: Tensor, maps: Tensor) -> None:
-    """Apply maps (b, 2, 3, 3) to the first three channels of `view` (b, C, s, s) in place, clamped to [0, 1]."""
-    rgb = view[:, :3].flatten(2)  # (b, 3, s·s)
-    mixed = torch.baddbmm(maps[:, 1] @ rgb.mean(2, keepdim=True), maps[:, 0], rgb)
-    torch.clamp(mixed.view_as(view[:, :3]), 0, 1, out=view[:, :3])
-
-
-def _turn_hue(view: Tensor, turns: Tensor) -> None:
-    """Shift the HSV hue of the first three channels of `view` (b, C, s, s) by turns (b,), in place."""
-    r, g, b = view[:, :3].unbind(1)  # (b, s, s) each
-    low = torch.minimum(torch.minimum(r, g), b)
-    chroma = torch.maximum(torch.maximum(r, g), b).sub_(low)
-    # Flags as 0 and 1, selected by lerp: several times faster than `where` on a CPU.
-    has_red, has_blue = (r - low).sign_(), (b - low).sign_()
-    # Hue in sixths: 1 + (g−r)/chroma without blue, 3 + (b−g)/chroma without red, 5 + (r−b)/chroma without green.
-    sixth = torch.lerp(g - r, torch.lerp(b - g, r - b, has_red), has_blue).div_(chroma.clamp_min(1e-9))
-    sixth.add_(1 + 6 * turns[:, None, None]).add_(has_red.add_(1).mul_(has_blue), alpha=2)
-    sixth.sub_((sixth / 6).floor_(), alpha=6)
-    # Each primary is full within a sixth of its own hue and gone two sixths from it.
-    torch.addcmul(low, chroma, (sixth - 3).abs_().sub_(1).clamp_(0, 1), out=r)
-    torch.addcmul(low, chroma, (sixth - 2).abs_().neg_().add_(2).clamp_(0, 1), out=g)
-    torch.addcmul(low, chroma, (sixth - 4).abs_().neg_().add_(2).clamp_(0, 1), out=b)
-
-
 def _blur(images: Tensor, sigma: Tensor, chosen: Tensor, radius: int) -> None:
     """Blur the chosen of `images` (N, C, s, s) in place, reflecting at the border; sigma, chosen (N,) on the CPU."""
     _, C, s, _ = images.shape
@@ -294,8 +297,8 @@ def _blur(images: Tensor, sigma: Tensor, chosen: Tensor, radius: int) -> None:
         offsets = torch.arange(-reach, reach + 1)[:, None]
         # Each kernel ends at its own reach, so that a view does not depend on which others are in its block.
         taps = torch.exp(-0.5 * (offsets / widths) ** 2) * (offsets.abs() <= (BLUR_REACH * widths).ceil())
-        taps = _to(taps / taps.sum(0), images.device)[..., None, None, None]  # (2·reach+1, n, 1, 1, 1)
-        rows = _to(chosen_rows[block], images.device)
+        taps = send(taps / taps.sum(0), images.device)[..., None, None, None]  # (2·reach+1, n, 1, 1, 1)
+        rows = send(chosen_rows[block], images.device)
         padded = F.pad(images.index_select(0, rows), (reach,) * 4, mode="reflect")  # (n, C, s+2·reach, s+2·reach)
         across = padded[..., :s] * taps[0]
         for d in range(1, len(taps)):

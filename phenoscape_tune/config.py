@@ -1,6 +1,7 @@
 """The training configuration: the training guide's keys with their types, ranges, defaults and meanings.
 
-Every default stands here and nowhere else. Configurations are layered: defaults, then a file, then `key=value`.
+Every default stands here, those of the augmentation in `transforms.py`, and nowhere else. Configurations are layered:
+defaults, then a file, then `key=value`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,8 @@ from PIL import ImageColor
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -27,14 +25,10 @@ from pydantic_core import ErrorDetails
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.files import write_whole
 from phenoscape_tune.storage import check_url, is_url
+from phenoscape_tune.transforms import Keys, TransformsConfig, advised, chosen_channels, defaults_of
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping, parse_scalar
 
 CHANNEL_SETS = ("rgb_only", "uv_only", "full")
-
-
-def _advice(low: float, high: float) -> dict[str, Any]:
-    """The guide's range: outside it a warning, not an error."""
-    return {"advice": [low, high]}
 
 
 def _colour(text: str) -> str:
@@ -43,12 +37,6 @@ def _colour(text: str) -> str:
     except ValueError:
         raise ValueError("write a colour such as grey, white or '#808080'") from None
     return text
-
-
-def _blur_range(sigmas: tuple[float, float]) -> tuple[float, float]:
-    if sigmas[0] > sigmas[1]:
-        raise ValueError("the bounds are reversed; write the smaller sigma first")
-    return sigmas
 
 
 _BANDS = re.compile(
@@ -119,47 +107,7 @@ def _local(path: str) -> str:
     return path
 
 
-class _Keys(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, coerce_numbers_to_str=True
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # YAML's `yes` would silently become the number 1.
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("true, false, yes and no are no value of this key")
-        return value
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class TransformsConfig(_Keys):
-    """The random augmentation that makes two views of an image (SimCLR, arXiv 2002.05709, appendix A)."""
-
-    input_size: int | None = Field(None, ge=8, le=4096, description="Same as the top-level input_size; either place.")
-    cj_prob: Probability = Field(0.8, description="Probability of colour jitter.")
-    cj_strength: float = Field(
-        0.5,
-        ge=0,
-        le=2.5,
-        json_schema_extra=_advice(0, 1),
-        description="Strength of colour jitter: (0.8, 0.8, 0.8, 0.2) times this for brightness, contrast, saturation, "
-        "hue.",
-    )
-    min_scale: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a crop may have.")
-    random_gray_scale: Probability = Field(0.2, description="Probability of turning a view grey.")
-    gaussian_blur: Probability = Field(0.5, description="Probability of Gaussian blur.")
-    kernel_size: float = Field(0.1, gt=0, le=1, description="Width of the blur kernel as a share of input_size.")
-    sigmas: Annotated[
-        tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_blur_range)
-    ] = Field((0.1, 2.0), description="Range of the blur's standard deviation, in pixels.")
-    hf_prob: Probability = Field(0.5, description="Probability of a horizontal flip.")
-
-
-class EarlyStoppingConfig(_Keys):
+class EarlyStoppingConfig(Keys):
     """Stop a single run whose monitored value no longer improves."""
 
     monitor: str = Field("val_loss", description="The reported value to watch.")
@@ -167,7 +115,7 @@ class EarlyStoppingConfig(_Keys):
     min_delta: float = Field(0.001, ge=0, description="The least change that counts as improvement.")
 
 
-class TrainConfig(_Keys):
+class TrainConfig(Keys):
     """One SimCLR training run."""
 
     # Data
@@ -261,13 +209,13 @@ class TrainConfig(_Keys):
     projection_dim: int = Field(128, ge=2, le=8192, description="Width of the projection that the loss sees.")
 
     # Optimisation
-    lr: float = Field(0.001, gt=0, json_schema_extra=_advice(1e-5, 1e-1), description="Peak learning rate.")
-    batch_size: int = Field(32, ge=2, json_schema_extra=_advice(8, 512), description="Images per device and step.")
+    lr: float = Field(0.001, gt=0, json_schema_extra=advised(1e-5, 1e-1), description="Peak learning rate.")
+    batch_size: int = Field(32, ge=2, json_schema_extra=advised(8, 512), description="Images per device and step.")
     max_epochs: int = Field(
-        100, ge=1, json_schema_extra={**_advice(50, 500), "unit": "epochs"}, description="Length of training."
+        100, ge=1, json_schema_extra={**advised(50, 500), "unit": "epochs"}, description="Length of training."
     )
     temperature: float = Field(
-        0.1, gt=0, json_schema_extra=_advice(0.05, 0.5), description="Temperature of the NT-Xent loss."
+        0.1, gt=0, json_schema_extra=advised(0.05, 0.5), description="Temperature of the NT-Xent loss."
     )
     optimizer: Literal["sgd", "adamw", "lars"] = Field(
         "adamw", description="Optimiser (measured: docs/experiments.md)."
@@ -326,9 +274,14 @@ class TrainConfig(_Keys):
         if inner is not None and "input_size" in self.model_fields_set and inner != outer:
             raise ValueError(f"input_size: {outer} and transforms.input_size: {inner} differ; write one of them")
         size = outer if inner is None else inner
-        object.__setattr__(self, "transforms", self.transforms.model_copy(update={"input_size": size}))
+        object.__setattr__(self, "transforms", _filled(self.transforms, {"input_size": size}))
         object.__setattr__(self, "input_size", size)
         return self
+
+    @model_validator(mode="after")
+    def _transforms_of_the_modality(self) -> TrainConfig:
+        told = chosen_channels(self.modality, self.channels, self.channel_names, self.bands)
+        return _with_defaults(self, *told)
 
     @model_validator(mode="after")
     def _parts_leave_training(self) -> TrainConfig:
@@ -388,6 +341,55 @@ class TrainConfig(_Keys):
     def to_mapping(self) -> dict[str, Any]:
         """Plain values (for YAML, checkpoints, other processes) that `build_config` reads back to an equal one."""
         return self.model_dump(mode="json")
+
+    def given(self) -> dict[str, Any]:
+        """Plain values of the keys that were written, without defaults; `build_config` makes an equal one of them."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+def _filled(transforms: TransformsConfig, values: Mapping[str, Any]) -> TransformsConfig:
+    """A copy with some values, which count as defaults: `model_fields_set` stays as it was."""
+    filled = transforms.model_copy()
+    for key, value in values.items():
+        object.__setattr__(filled, key, value)
+    return filled
+
+
+def _with_defaults(config: TrainConfig, rgb: bool, uv: bool, ordered: bool) -> TrainConfig:
+    """Put the defaults of the configuration's modality into the transforms that were not written."""
+    defaults = defaults_of(config.modality, rgb, uv, ordered)
+    unset = {key: value for key, value in defaults.items() if key not in config.transforms.model_fields_set}
+    object.__setattr__(config, "transforms", _filled(config.transforms, unset))
+    return config
+
+
+def with_modality(
+    config: TrainConfig, modality: str, *, rgb: bool | None = None, uv: bool | None = None, ordered: bool | None = None
+) -> TrainConfig:
+    """The configuration, once it is known what kind of images the files hold.
+
+    Transforms that were not written get the defaults of that kind (`transforms.defaults_of`), and `modality` is no
+    longer auto. A modality that was written stays, and so does every transform that was written.
+
+    Args:
+        modality: rgb, multispectral or hyperspectral.
+        rgb, uv, ordered: whether the channels that are read hold red, green and blue, hold ultraviolet, and are bands
+            of a spectrum; None: what the configuration tells.
+
+    Raises UserError where keys of the configuration do not go with the modality.
+    """
+    known = config if config.modality != "auto" else build_config({**config.given(), "modality": modality}, "modality")
+    told = chosen_channels(known.modality, known.channels, known.channel_names, known.bands)
+    seen = [guess if fact is None else fact for guess, fact in zip(told, (rgb, uv, ordered), strict=True)]
+    blank = _filled(known.transforms, {key: TransformsConfig.model_fields[key].default for key in _unset(known)})
+    known = known.model_copy()
+    object.__setattr__(known, "transforms", blank)
+    return _with_defaults(known, *seen)
+
+
+def _unset(config: TrainConfig) -> set[str]:
+    """Transforms that were not written."""
+    return set(TransformsConfig.model_fields) - config.transforms.model_fields_set - {"input_size"}
 
 
 def known_keys() -> dict[str, Any]:

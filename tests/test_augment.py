@@ -13,7 +13,10 @@ from scipy.stats import binomtest, chisquare, ks_2samp, kstest
 from torch import Tensor
 from torchvision.transforms import ColorJitter, RandomResizedCrop
 
-from phenoscape_tune.augment import TwoViews, ViewParameters, plain_view
+from phenoscape_tune.augment import TwoViews, ViewParameters, build_views, plain_view
+from phenoscape_tune.data.channels import RGB, Channels
+from phenoscape_tune.errors import UserError
+from phenoscape_tune.transforms import TransformsConfig
 
 SETTINGS = {
     "input_size": 32,
@@ -35,6 +38,11 @@ def two_views(**changes: object) -> TwoViews:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def channels_of(C: int) -> Channels:
+    """C channels, of which the first three are red, green and blue where there are so many."""
+    return Channels(tuple(f"c{i}" for i in range(C)), rgb=(0, 1, 2) if C >= 3 else None)
 
 
 def random_images(B: int, C: int, H: int, W: int, seed: int = 0) -> Tensor:
@@ -106,7 +114,9 @@ def test_crop_resize_and_flip_equal_torchvisions(box: tuple[int, int, int, int],
     expected = TF.resized_crop(images / 255, *box, [32, 32], antialias=False)
     if flip:
         expected = TF.horizontal_flip(expected)
-    torch.testing.assert_close(two_views().apply(images, parameters), expected, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(
+        two_views(channels=channels_of(5)).apply(images, parameters), expected, atol=TOLERANCE, rtol=0
+    )
 
 
 def test_large_source_is_nearly_antialiased() -> None:
@@ -165,7 +175,8 @@ def test_blur_equals_torchvisions(kernel_size: float, kernel: int) -> None:
     images = random_images(5, 4, 32, 32)
     sigma = torch.tensor([2.0, 0.1, 1.3, 0.5, 0.8])
     chosen = torch.tensor([True, True, False, True, True])
-    ours = two_views(kernel_size=kernel_size).apply(images, replace(untouched(5, 32), blur=chosen, sigma=sigma))
+    blurred = two_views(kernel_size=kernel_size, channels=channels_of(4))
+    ours = blurred.apply(images, replace(untouched(5, 32), blur=chosen, sigma=sigma))
     for i, image in enumerate(images / 255):
         expected = TF.gaussian_blur(image, [kernel, kernel], [float(sigma[i])] * 2) if chosen[i] else image
         torch.testing.assert_close(ours[i], expected, atol=BLUR_TOLERANCE, rtol=0)
@@ -198,7 +209,7 @@ def test_half_precision_of_a_trainer_does_not_reach_the_views() -> None:
 
 def test_channels_beyond_three_keep_their_values() -> None:
     images = random_images(4, 7, 36, 36)
-    coloured = two_views(cj_prob=1, random_gray_scale=0.5, gaussian_blur=1)
+    coloured = two_views(cj_prob=1, random_gray_scale=0.5, gaussian_blur=1, channels=channels_of(7))
     drawn = coloured.draw(4, 36, 36, seeded())
     plain = replace(drawn, jitter=torch.zeros(8, dtype=torch.bool), gray=torch.zeros(8, dtype=torch.bool))
     changed, unchanged = coloured.apply(images, drawn), coloured.apply(images, plain)
@@ -209,9 +220,12 @@ def test_channels_beyond_three_keep_their_values() -> None:
 def test_faults_are_named() -> None:
     one_channel = random_images(2, 1, 36, 36)
     for changes in ({"cj_prob": 0}, {"random_gray_scale": 0}):
-        with pytest.raises(ValueError, match="red, green and blue, not 1"):
-            two_views(**changes)(one_channel, seeded())
-    assert two_views(cj_prob=0, random_gray_scale=0)(one_channel, seeded()).shape == (4, 1, 32, 32)
+        with pytest.raises(ValueError, match=r"red, green and blue, and the images have 1 channel \(c0\)"):
+            two_views(**changes, channels=channels_of(1))
+    colourless = two_views(cj_prob=0, random_gray_scale=0, channels=channels_of(1))
+    assert colourless(one_channel, seeded()).shape == (4, 1, 32, 32)
+    with pytest.raises(ValueError, match="images of 1 channels, for 3: red, green, blue"):
+        two_views()(one_channel, seeded())
     with pytest.raises(ValueError, match="uint8"):
         two_views()(torch.rand(2, 3, 36, 36), seeded())
     with pytest.raises(ValueError, match="5 views for 2 images"):
@@ -245,9 +259,78 @@ def test_any_settings_give_finite_views_in_range(data: st.DataObject) -> None:
         kernel_size=data.draw(st.floats(0.01, 1)),
         sigmas=(low, low + data.draw(st.floats(0, 5))),
         hf_prob=data.draw(share),
+        channels=channels_of(C),
     )(random_images(B, C, H, W), seeded(data.draw(st.integers(0, 2**32))))
     assert views.shape == (2 * B, C, size, size)
     assert views.dtype == torch.float32
     assert torch.isfinite(views).all()
     assert views.min() >= 0
     assert views.max() <= 1
+
+
+# The views of a configuration
+
+
+def test_a_configurations_views_are_its_transforms() -> None:
+    images = random_images(4, 3, 40, 40)
+    views = build_views(TransformsConfig(**SETTINGS), RGB)
+    assert torch.equal(views(images, seeded(1)), two_views()(images, seeded(1)))
+    assert build_views(TransformsConfig(), RGB, input_size=48).input_size == 48
+    spectral = build_views(TransformsConfig(gain_prob=0.4, gain_strength=0.3), RGB, 32, fill=(0.1, 0.2, 0.3))
+    assert (spectral.spectra.gain_prob, spectral.spectra.gain_strength) == (0.4, 0.3)
+    assert spectral.fill == (0.1, 0.2, 0.3)
+    with pytest.raises(ValueError, match="fill has 2 numbers for 3 channels"):
+        build_views(TransformsConfig(), RGB, 32, fill=(0.1, 0.2))
+    with pytest.raises(UserError, match=r"(?s)transforms.cj_prob: 0.8: .*transforms.random_gray_scale"):
+        build_views(TransformsConfig(), channels_of(1), 32)
+
+
+def test_without_strength_a_view_is_the_whole_image_perhaps_flipped() -> None:
+    images = random_images(8, 3, 32, 32)
+    everything = TransformsConfig(
+        augmentation_strength=0, gain_prob=1, offset_prob=1, noise_prob=1, band_dropout_prob=1, gaussian_blur=1
+    )
+    views = build_views(everything, RGB, 32)(images, seeded()).view(2, 8, 3, 32, 32)
+    plain = images / 255
+    for view in views.unbind(0):
+        for seen, whole in zip(view, plain, strict=True):
+            flipped = whole.flip(-1)
+            distance = min(float((seen - whole).abs().max()), float((seen - flipped).abs().max()))
+            assert distance < TOLERANCE
+    flips = (views[0, :, :, :, 0] - plain[:, :, :, -1]).abs().amax((1, 2)) < TOLERANCE
+    assert 0 < flips.sum() < 8
+
+
+def test_more_strength_takes_the_views_further_from_the_image() -> None:
+    images = random_images(64, 3, 36, 36)
+    written = TransformsConfig(gain_prob=0.8, offset_prob=0.5, noise_prob=0.5, min_scale=0.5, hf_prob=0)
+    plain = plain_view(images, 32)
+    distances = []
+    for strength in (0, 0.5, 1, 1.5, 2):
+        transform = build_views(written.model_copy(update={"augmentation_strength": strength}), RGB, 32)
+        distances.append(float((transform(images, seeded())[:64] - plain).abs().mean()))
+    assert distances == sorted(distances)
+    assert distances[0] < 0.5 * distances[1]  # what resizing alone does
+
+
+# What version e82065b, before there were steps for spectra, made of these settings: the mean of the views, the mean of
+# their products with a ramp over all values, and the generator's next number, which tells how much was drawn.
+BEFORE = {
+    "settings": ({}, (0.4881810107, -0.0018841053, 381213320)),
+    "stronger": ({"input_size": 64, "cj_strength": 1.2}, (0.4548180776, 0.0030196099, 381213320)),
+    "no jitter": ({"cj_prob": 0}, (0.5011838858, -0.000292771, 381213320)),
+    "no colour": ({"cj_prob": 0, "random_gray_scale": 0}, (0.5006647171, -7.03924e-05, 381213320)),
+}
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_rgb_views_are_what_they_were(name: str) -> None:
+    changes, (mean, ramp_mean, following) = BEFORE[name]
+    generator, images = seeded(3), random_images(16, 3, 37, 37)
+    two_views(**changes)(images, generator)
+    views = two_views(**changes)(images, generator).double().flatten()
+    assert float(views.mean()) == pytest.approx(mean, abs=1e-7)
+    assert float((views * torch.linspace(-1, 1, len(views), dtype=torch.float64)).mean()) == pytest.approx(
+        ramp_mean, abs=1e-7
+    )
+    assert int(torch.randint(2**31, (1,), generator=generator)) == following

@@ -42,7 +42,7 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig, recipe: Recipe
     """
     import torch
 
-    from phenoscape_tune.augment import TwoViews
+    from phenoscape_tune.augment import build_views
     from phenoscape_tune.data.decoding import decode
     from phenoscape_tune.data.layout import UnreadableImage
 
@@ -58,9 +58,9 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig, recipe: Recipe
     if not squares:
         return lay_out([], [], config)
     images = torch.from_numpy(np.stack(squares))  # (n, C, S, S)
-    generator = torch.Generator().manual_seed(config.seed + VIEW_SEED)
-    transform = TwoViews(**config.transforms.model_dump())
     columns = [images.float() / float(np.iinfo(recipe.dtype).max)]
+    generator = torch.Generator().manual_seed(config.seed + VIEW_SEED)
+    transform = build_views(config.transforms, recipe.channels, fill=tuple(columns[0].mean((0, 2, 3)).tolist()))
     for _ in range(PAIRS):
         columns += transform(images, generator).chunk(2)
     cells = [

@@ -57,7 +57,7 @@ def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, 
     if space is None or config is None:
         raise UserError("\n".join(faults))
     if args.seed is not None:
-        config = build_config({**config.to_mapping(), "seed": args.seed}, "--seed")
+        config = build_config({**config.given(), "seed": args.seed}, "--seed")
     flags = {"trials": args.trials, "hours": args.hours, "gpu_hours": args.gpu_hours}
     budget = space.budget.model_copy(update={key: value for key, value in flags.items() if value is not None})
     changes: dict[str, Any] = {"budget": budget, "order": args.order or space.order}

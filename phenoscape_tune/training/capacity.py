@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phenoscape_tune.config import TrainConfig, load_config, save_config
+from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.training.memory import OutOfMemory, available_memory, is_out_of_memory, limited_memory
 
@@ -141,7 +142,7 @@ def _training_step(config: TrainConfig, channels: int, device: torch.device) -> 
     """A function that trains one step on so many images, as the real loop does; raises _DoesNotFit."""
     import torch
 
-    from phenoscape_tune.augment import TwoViews
+    from phenoscape_tune.augment import build_views
     from phenoscape_tune.model import build_encoder
     from phenoscape_tune.training.device import autocast_dtype
     from phenoscape_tune.training.gradient_cache import GradientStep
@@ -155,7 +156,7 @@ def _training_step(config: TrainConfig, channels: int, device: torch.device) -> 
     dtype = autocast_dtype(config, device, encoder, channels)
     optimizer = build_optimizer(config, encoder)
     set_learning_rate(optimizer, 0.0)  # the work is the same, and nothing diverges
-    two_views = TwoViews(**config.transforms.model_dump())
+    two_views = build_views(config.transforms, _stand_in(channels))
     generator = torch.Generator().manual_seed(config.seed)
     side = round(8 / 7 * config.input_size)  # of packed images
     image = torch.randint(0, 256, (1, channels, side, side), dtype=torch.uint8, device=device)
@@ -182,6 +183,13 @@ def _training_step(config: TrainConfig, channels: int, device: torch.device) -> 
             raise _DoesNotFit from None
 
     return step
+
+
+def _stand_in(channels: int) -> Channels:
+    """So many channels, for which every step of the augmentation has a meaning."""
+    rgb = (0, 1, 2) if channels >= 3 else None
+    names = tuple(map(str, range(channels)))
+    return Channels(names, rgb=rgb, uv=tuple(range(channels))[-3:], wavelengths=tuple(map(float, range(channels))))
 
 
 def _time_steps(step: Callable[[int], None], size: int, device: torch.device) -> float:

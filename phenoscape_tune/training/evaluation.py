@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phenoscape_tune import ranks
-from phenoscape_tune.augment import TwoViews, ViewParameters, plain_view
-from phenoscape_tune.config import TransformsConfig
+from phenoscape_tune.augment import TwoViews, ViewParameters, build_views, plain_view
+from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.evaluate.label_free import feature_std, rankme
 from phenoscape_tune.evaluate.objective import (
     FEW_LABELS,
@@ -27,6 +27,7 @@ from phenoscape_tune.evaluate.objective import (
 )
 from phenoscape_tune.nt_xent import nt_xent
 from phenoscape_tune.training.run import Diverged, Row, Run, stream
+from phenoscape_tune.transforms import TransformsConfig
 
 VALIDATION_SEED, REFERENCE_SEED = 2, 3  # streams of random numbers within one seed
 # The reference views of the label-free scores: the same augmentations whatever the run's own is. How far the ranking
@@ -36,6 +37,23 @@ REFERENCES = {
     WEAK: TransformsConfig(cj_strength=0.2, min_scale=0.5),
     MODERATE: TransformsConfig(cj_strength=0.5, min_scale=0.2),
 }
+# What is beside red, green and blue would tell one view by the other if it stayed as it is.
+_PROBABILITIES = {"gain_prob": 0.8, "offset_prob": 0.5, "noise_prob": 0.5}
+BEYOND_RGB = {
+    WEAK: {**_PROBABILITIES, "gain_strength": 0.04, "offset_strength": 0.01, "noise_strength": 0.005},
+    MODERATE: {**_PROBABILITIES, "gain_strength": 0.1, "offset_strength": 0.02, "noise_strength": 0.01},
+}
+
+
+def reference_views(name: str, channels: Channels, input_size: int) -> TwoViews:
+    """The reference views of a name, the same whatever the run's own transforms are.
+
+    Jitter and greyscale only where there are red, green and blue; gain, offset and noise where there are others.
+    """
+    changes = {} if channels.rgb is not None else {"cj_prob": 0.0, "random_gray_scale": 0.0}
+    if channels.rgb is None or len(channels) > len(channels.rgb):
+        changes |= BEYOND_RGB[name]
+    return build_views(REFERENCES[name].model_copy(update=changes), channels, input_size)
 
 
 @torch.no_grad()
@@ -143,7 +161,7 @@ def embed_references(run: Run, part: np.ndarray) -> Tensor:
     run.encoder.eval()
     held_out, seen = part[:HELD_OUT_IMAGES], []
     for number, (name, count) in enumerate(run.metric.views):
-        reference = TwoViews(**{**REFERENCES[name].model_dump(), "input_size": run.config.input_size})
+        reference = reference_views(name, run.parts.images.channels, run.config.input_size)
         generator = torch.Generator().manual_seed(stream(run.reference_seed, REFERENCE_SEED, number))
         features = [torch.empty(0, REFERENCE_CHUNK, count, run.encoder.feature_dim, device=run.device)]
         # In chunks of its own: drawn by the run's batch size, trials that search it would see other views.

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from phenoscape_tune import ranks
-from phenoscape_tune.augment import TwoViews
+from phenoscape_tune.augment import TwoViews, build_views
 from phenoscape_tune.config import TrainConfig, save_config
 from phenoscape_tune.data.batches import Batches
 from phenoscape_tune.data.parts import Parts
@@ -117,7 +117,7 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         batches=Batches(parts.images.pixels, config.step_images, device, parts.balance_by(config), config.pin_memory),
         encoder=encoder,
         optimizer=build_optimizer(config, encoder),
-        two_views=TwoViews(**config.transforms.model_dump()),
+        two_views=build_views(config.transforms, parts.images.channels, fill=tuple(encoder.mean.flatten().tolist())),
         metric=metric,
         dtype=autocast_dtype(config, device, encoder, parts.channels, notes.append),
         micro_batch=options.micro_batch,
