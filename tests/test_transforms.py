@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -134,3 +135,19 @@ def test_what_a_configuration_tells_of_the_channels(
     expected: tuple[bool, bool, bool],
 ) -> None:
     assert chosen_channels(modality, channels, names, bands) == expected
+
+
+def test_the_documented_defaults_are_the_schemas() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    table = page.split("| key | RGB | multispectral | hyperspectral |")[1].split("\n\n")[0]
+    kinds = (("rgb", True, False, False), ("multispectral", True, True, False), ("hyperspectral", False, False, True))
+    told = set()
+    for line in table.strip().splitlines()[1:]:
+        keys, *cells = line.strip("| ").split(" | ")
+        for (modality, *facts), cell in zip(kinds, cells, strict=True):
+            transforms = TransformsConfig(**defaults_of(modality, *facts))  # type: ignore[arg-type]
+            for key, number in zip(keys.split(", "), cell.split(";")[0].split(", "), strict=True):
+                assert getattr(transforms, key.strip("`")) == float(number), (key, modality)
+                told.add(key.strip("`"))
+    differing = {key for kind in kinds for key in defaults_of(*kind)}
+    assert differing <= told
