@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.data.channels import RGB
+from phenoscape_tune.data.false_colour import pictures_of
 from phenoscape_tune.data.specimens import printable
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ def choose_rows(specimens: Specimens, most: int = ROWS) -> list[int]:
 def draw_contact_sheet(specimens: Specimens, config: TrainConfig, recipe: Recipe) -> Image.Image:
     """The images that `choose_rows` chooses of readable specimens, each with `PAIRS` pairs of views.
 
-    Images are packed and augmented as training does it, with the configuration's `transforms`.
+    Images are packed and augmented as training does it, with the configuration's `transforms`; other channels than red,
+    green and blue are shown in false colour, ultraviolet ones beside colours in a row of their own.
     """
     import torch
 
@@ -47,7 +50,8 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig, recipe: Recipe
     from phenoscape_tune.data.layout import UnreadableImage
 
     squares, captions = [], []
-    for index in choose_rows(specimens):
+    channels = recipe.channels
+    for index in choose_rows(specimens, ROWS // len(pictures_of(channels))):
         name = specimens.names[index]
         try:
             squares.append(decode(specimens.root / name, recipe))
@@ -63,10 +67,14 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig, recipe: Recipe
     transform = build_views(config.transforms, recipe.channels, fill=tuple(columns[0].mean((0, 2, 3)).tolist()))
     for _ in range(PAIRS):
         columns += transform(images, generator).chunk(2)
+    pictures = pictures_of(channels, squares)  # as bright for the views as for the images
     cells = [
-        [_to_picture(column[row].permute(1, 2, 0).numpy()) for column in columns]  # (S, S, C) each
+        [Image.fromarray(picture(column[row].numpy())) for column in columns]  # (C, S, S) each
         for row in range(len(squares))
+        for picture in pictures
     ]
+    if channels != RGB:
+        captions = [(name, f"{label} · {each.title}".strip(" ·")) for name, label in captions for each in pictures]
     return lay_out(cells, captions, config)
 
 
@@ -102,10 +110,6 @@ def lay_out(
 def _left_of(column: int) -> int:
     """Where a column begins; the image itself and each pair stand a little apart."""
     return CAPTION + column * (CELL + GAP) + APART * ((column + 1) // 2)
-
-
-def _to_picture(values: np.ndarray) -> Image.Image:
-    return Image.fromarray((255 * values[..., :3]).round().clip(0, 255).astype(np.uint8))
 
 
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:

@@ -276,11 +276,12 @@ def _show(folder: Path, images: Images, features: np.ndarray, told: dict[str, An
     queries = choose_queries(np.array(told["queries"], dtype=np.int64), labels)
     found = nearest(features, queries, specimens.groups)
     if any(map(len, found)):
-        draw_neighbours(folder / NEIGHBOURS, images.pixels, queries, found, names)
+        draw_neighbours(folder / NEIGHBOURS, images.pixels, queries, found, names, images.channels)
     else:
         told["queries"] = []
     (folder / PROJECTOR).mkdir()
-    write_projector(folder / PROJECTOR, images.pixels, features, [readable(name) for name in specimens.names], names)
+    readable_names = [readable(name) for name in specimens.names]
+    write_projector(folder / PROJECTOR, images.pixels, features, readable_names, names, images.channels)
 
 
 if __name__ == "__main__":

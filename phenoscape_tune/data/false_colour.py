@@ -1,33 +1,115 @@
-"""A picture of an image of any channels: colours as they are, other channels in their place."""
+"""Pictures for people of images of any channels: three of them are shown as red, green and blue."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 
-from phenoscape_tune.data.channels import Channels
+from phenoscape_tune.data.channels import RGB, Channels
 
-COLOUR_NM = (650.0, 550.0, 450.0)
+WAVELENGTHS = (650.0, 550.0, 450.0)  # nm, of red, green and blue
+_NEAR = 50.0  # nm: a band further from a colour is none of it
+_VISIBLE = 400.0  # nm: below is ultraviolet
+_BRIGHT_SHARE = 99.5  # percentile
+_BRIGHT = 0.9  # images whose bright pixels reach this are shown as they are
 
 
-def shown_channels(channels: Channels) -> tuple[int, int, int]:
-    """Which channels stand for red, green and blue.
+@dataclass(frozen=True)
+class FalseColour:
+    """Which channels are shown, and how bright."""
 
-    Those themselves; of a spectrum that reaches them the bands nearest to 650, 550 and 450 nm; else the last, the
-    middle and the first channel, so that longer wavelengths are redder.
+    indices: tuple[int, int, int]
+    """Of the channels shown as red, green and blue."""
+    names: tuple[str, ...]
+    """Theirs, in that order."""
+    white: float = 1.0
+    """The value, in 0..1, that is shown at full brightness: the same for all channels, so that colours are kept."""
+
+    @property
+    def title(self) -> str:
+        """Such as `uv3, uv2, uv1`: what stands for red, green and blue."""
+        return ", ".join(self.names)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """The picture, uint8 (H, W, 3), of an image (C, H, W): uint8, uint16, or floats in 0..1."""
+        return self.paint(pixels[list(self.indices)])
+
+    def paint(self, chosen: np.ndarray) -> np.ndarray:
+        """The picture, uint8 (H, W, 3), of the three channels alone: (3, H, W)."""
+        shown = chosen.transpose(1, 2, 0)
+        if shown.dtype == np.uint8 and self.white == 1:
+            return np.ascontiguousarray(shown)
+        values = _to_unit(shown) / self.white
+        return (255 * values).round().clip(0, 255).astype(np.uint8)
+
+    def brightened(self, images: Iterable[np.ndarray]) -> FalseColour:
+        """The same channels with the white that suits these images, each (C, H, W): one for all, since reflectance may
+        be dark. Their brightest pixels but half a percent, of any channel, become white; what is bright stays as it is.
+        """
+        brightest = [_to_unit(image[list(self.indices)]).max(axis=0).ravel() for image in images]
+        white = float(np.percentile(np.concatenate(brightest), _BRIGHT_SHARE)) if brightest else 1.0
+        return replace(self, white=white if 0 < white < _BRIGHT else 1.0)
+
+
+def false_colour(channels: Channels, images: Iterable[np.ndarray] = ()) -> FalseColour:
+    """How to show images of these channels.
+
+    Red, green and blue where there are such; of a spectrum the bands nearest to 650, 550 and 450 nm, and where it has
+    none near them, as of other channels, the last, middle and first (of a spectrum the longest waves first).
+
+    Args:
+        images: each (C, H, W), that are to be shown side by side: dark ones are brightened alike, but photographs,
+            which are shown as they are.
     """
-    if channels.rgb is not None:
-        return channels.rgb
+    colours = _colours(channels)
+    return colours.brightened(images) if channels != RGB else colours
+
+
+def uv_colour(channels: Channels, images: Iterable[np.ndarray] = ()) -> FalseColour | None:
+    """How to show the ultraviolet channels, as `false_colour`; None where there are none, or it shows them already."""
     known = channels.wavelengths
-    if known is not None and min(known) <= COLOUR_NM[2] and max(known) >= COLOUR_NM[0]:
-        red, green, blue = (int(np.abs(np.array(known) - nm).argmin()) for nm in COLOUR_NM)
-        return red, green, blue
-    order = np.arange(len(channels)) if known is None else np.argsort(known)
-    return int(order[-1]), int(order[len(order) // 2]), int(order[0])
+    found = channels.uv or tuple(n for n, wave in enumerate(known or ()) if wave < _VISIBLE)
+    if not found or set(_colours(channels).indices) <= set(found):
+        return None
+    return _spread(channels, found).brightened(images)
 
 
-def false_colour(pixels: np.ndarray, channels: Channels) -> np.ndarray:
-    """uint8 (H, W, 3) of an image (C, H, W): integers whose largest value stands for 1, or float in 0..1."""
-    chosen = pixels[list(shown_channels(channels))]
-    most = 1.0 if chosen.dtype.kind == "f" else float(np.iinfo(chosen.dtype).max)
-    scaled = np.rint(chosen.astype(np.float32) * (255 / most)).clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(scaled.transpose(1, 2, 0))
+def pictures_of(channels: Channels, images: np.ndarray | Sequence[np.ndarray] = ()) -> list[FalseColour]:
+    """The one or two pictures that show these channels: `false_colour`, then `uv_colour` where there is one."""
+    ultraviolet = uv_colour(channels, images)
+    return [false_colour(channels, images), *([] if ultraviolet is None else [ultraviolet])]
+
+
+def _colours(channels: Channels) -> FalseColour:
+    if channels.rgb is not None:
+        return _named(channels, channels.rgb)
+    known = channels.wavelengths
+    if known is not None:
+        nearest = [int(np.abs(np.subtract(known, wave)).argmin()) for wave in WAVELENGTHS]
+        far = max(abs(known[index] - wave) for index, wave in zip(nearest, WAVELENGTHS, strict=True))
+        if far <= _NEAR and len(set(nearest)) == 3:
+            return _named(channels, (nearest[0], nearest[1], nearest[2]))
+    return _spread(channels, range(len(channels)))
+
+
+def _spread(channels: Channels, among: Sequence[int]) -> FalseColour:
+    """The last, middle and first of the channels `among` which are to be shown; the longest first where that is known.
+
+    One of them is repeated where there are two, and all are the same where there is one.
+    """
+    known = channels.wavelengths
+    order = list(among) if known is None else sorted(among, key=lambda index: known[index])
+    return _named(channels, (order[-1], order[(len(order) - 1) // 2], order[0]))
+
+
+def _named(channels: Channels, indices: tuple[int, int, int]) -> FalseColour:
+    return FalseColour(indices, tuple(channels.names[index] for index in indices))
+
+
+def _to_unit(values: np.ndarray) -> np.ndarray:
+    """Integers in 0..1 by the largest value of their type; floats as they are."""
+    if np.issubdtype(values.dtype, np.integer):
+        return values.astype(np.float32) / np.iinfo(values.dtype).max
+    return values

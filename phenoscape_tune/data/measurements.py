@@ -149,7 +149,7 @@ def _measure_channels(path: Path, input_size: int, recipe: Recipe) -> ImageMeasu
     runs = np.array_split(np.stack(planes), min(len(planes), THUMBNAIL_CHANNELS))
     thumbnail = np.stack([run.mean(axis=0) for run in runs], axis=-1)
     shown = recipe.at(max(SMALLEST_SHOWN, min(max(layout.height, layout.width), 2 * input_size)))
-    picture = Image.fromarray(false_colour(read_square(path, shown), recipe.channels))
+    picture = Image.fromarray(false_colour(recipe.channels)(read_square(path, shown)))
     return ImageMeasures(
         size=(layout.width, layout.height),
         file_digest=_digest_files(files_of(path, recipe.modality)),

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from phenoscape_tune.data.channels import Channels
+from phenoscape_tune.data.false_colour import false_colour
 from phenoscape_tune.data.images import Pixels
 
 NEAREST = 5
@@ -56,25 +58,31 @@ def draw_neighbours(
     queries: np.ndarray,
     found: Sequence[np.ndarray],
     names: Sequence[str] | None,
+    channels: Channels,
 ) -> None:
     """Write a PNG: a row a query, its neighbours to the right of it, nearest first.
 
     Args:
-        images: (N, C, S, S) uint8, RGB first.
+        images: (N, C, S, S); shown in false colour where they are not red, green and blue.
         names: the class name of each image, "" for an unlabelled one; None without labels.
+        channels: the C channels.
     """
     width = 2 * _MARGIN + (NEAREST + 1) * (_TILE + _GAP) + 2 * _GAP
     row = _TILE + _CAPTION + _GAP
     canvas = Image.new("RGB", (width, _TOP + len(queries) * row + _MARGIN), "white")
     pen = ImageDraw.Draw(canvas)
     large, small = ImageFont.load_default(17), ImageFont.load_default(13)
-    pen.text((_MARGIN, 14), f"The {NEAREST} nearest images by embedding", _INK, large)
+    shown = sorted({int(index) for row in (queries, *found) for index in row})
+    picture = false_colour(channels, (images[index] for index in shown))
+    coloured = "" if picture.title == "red, green, blue" else f" (shown: {picture.title})"
+    pen.text((_MARGIN, 14), f"The {NEAREST} nearest images by embedding{coloured}", _INK, large)
     _write_key(pen, _MARGIN, 40, names is not None, small)
     for number, (query, others) in enumerate(zip(queries, found, strict=True)):
         top = _TOP + number * row
         for place, index in enumerate((query, *others)):
             left = _MARGIN + place * (_TILE + _GAP) + (2 * _GAP if place else 0)
-            canvas.paste(_tile(images[index]), (left, top))
+            tile = Image.fromarray(picture(images[index])).resize((_TILE, _TILE), Image.Resampling.LANCZOS)
+            canvas.paste(tile, (left, top))
             name = names[index] if names is not None else ""
             kind = None if not place or not name or not names or not names[query] else name == names[query]
             _frame(pen, left, top, kind, query=not place)
@@ -93,12 +101,6 @@ def _write_key(pen: ImageDraw.ImageDraw, left: int, top: int, classes: bool, fon
         _badge(pen, left, top, right)
         pen.text((left + 24, top), words, _SOFT, font)
         left += 200
-
-
-def _tile(pixels: np.ndarray) -> Image.Image:
-    rgb = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels[:1], 3, axis=0)
-    picture = Image.fromarray(np.ascontiguousarray(rgb.transpose(1, 2, 0)))
-    return picture.resize((_TILE, _TILE), Image.Resampling.LANCZOS)
 
 
 def _frame(pen: ImageDraw.ImageDraw, left: int, top: int, kind: bool | None, query: bool) -> None:

@@ -9,21 +9,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from phenoscape_tune.data.channels import Channels
+from phenoscape_tune.data.false_colour import false_colour
 from phenoscape_tune.data.images import Pixels
 
 POINTS = 5000  # evenly taken from more: the projector runs in a browser
 _THUMBNAIL, _LARGEST_SPRITE = 64, 8192  # px
+_LOOKED_AT = 32  # images by which the brightness of all is chosen
 
 
 def write_projector(
-    folder: Path, images: Pixels, features: np.ndarray, names: Sequence[str], classes: Sequence[str] | None
+    folder: Path,
+    images: Pixels,
+    features: np.ndarray,
+    names: Sequence[str],
+    classes: Sequence[str] | None,
+    channels: Channels,
 ) -> int:
     """Write what `tensorboard --logdir` shows in its PROJECTOR tab; returns the number of points.
 
     Args:
         folder: exists; the log folder.
-        images: (N, C, S, S) uint8, RGB first; features: (N, D) float32.
+        images: (N, C, S, S), shown in false colour where they are not red, green and blue; features: (N, D) float32.
         names: N file names that UTF-8 can hold; classes: N class names, "" for an unlabelled image.
+        channels: the C channels.
     """
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -38,7 +47,7 @@ def write_projector(
         for index in chosen:
             cells = [names[index]] if classes is None else [names[index], classes[index] or "(no label)"]
             file.write("\t".join(" ".join(cell.split()) or "-" for cell in cells) + "\n")
-    side = _write_sprite(folder / "sprite.png", images, chosen)
+    side = _write_sprite(folder / "sprite.png", images, chosen, channels)
     (folder / "projector_config.pbtxt").write_text(
         "embeddings {\n"
         f"  tensor_name: {json.dumps('embeddings h')}\n"
@@ -52,15 +61,14 @@ def write_projector(
     return len(chosen)
 
 
-def _write_sprite(path: Path, images: Pixels, chosen: np.ndarray) -> int:
+def _write_sprite(path: Path, images: Pixels, chosen: np.ndarray, channels: Channels) -> int:
     """Small pictures in rows of a square; returns the side of one, in pixels."""
     across = int(np.ceil(len(chosen) ** 0.5))
     side = min(_THUMBNAIL, _LARGEST_SPRITE // across)
     sprite = Image.new("RGB", (across * side, across * side), "white")
+    picture = false_colour(channels, (images[index] for index in chosen[:: -(-len(chosen) // _LOOKED_AT)]))
     for number, index in enumerate(chosen):
-        pixels = images[index]
-        rgb = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels[:1], 3, axis=0)
-        picture = Image.fromarray(np.ascontiguousarray(rgb.transpose(1, 2, 0))).resize((side, side))
-        sprite.paste(picture, (number % across * side, number // across * side))
+        thumbnail = Image.fromarray(picture(images[index])).resize((side, side))
+        sprite.paste(thumbnail, (number % across * side, number // across * side))
     sprite.save(path)
     return side

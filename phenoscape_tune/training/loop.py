@@ -123,7 +123,7 @@ def train_epoch(run: Run, monitor: Monitor, clock: StepClock) -> float:
         views = run.two_views.apply(images, drawn.share(ranks.rank(), ranks.world_size()))  # (2B, C, S, S)
         views = views.contiguous(memory_format=torch.channels_last)
         if run.epoch == 1 and step == 1:
-            monitor.views(views)
+            monitor.views(views, run.parts.images.channels)
         loss = run.gradient_step(views, run.autocast)
         logged = ((run.epoch - 1) * steps + step) % config.log_every_n_steps == 0
         norm = _clip(run, logged)

@@ -6,15 +6,17 @@ import logging
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from phenoscape_tune import ranks
+from phenoscape_tune.data.channels import RGB, Channels
+from phenoscape_tune.data.false_colour import pictures_of
 from phenoscape_tune.files import is_full_disk
 
 LOGGER = logging.getLogger("phenoscape_tune")
@@ -60,7 +62,7 @@ class Monitor:
     def advise(self, lines: Sequence[str]) -> None:
         """Advice on the run, as warnings."""
 
-    def views(self, pairs: Tensor) -> None:
+    def views(self, pairs: Tensor, channels: Channels) -> None:
         """Augmented views (2B, C, S, S) in [0, 1] of one batch."""
 
 
@@ -176,13 +178,17 @@ class RunMonitor(Monitor):
         shown = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float))
         LOGGER.info("epoch %d/%d  %s", row["epoch"], epochs, shown)
 
-    def views(self, pairs: Tensor) -> None:
-        first, second = pairs[:, :3].float().cpu().chunk(2)
-        shown = torch.stack([first[:SHOWN_PAIRS], second[:SHOWN_PAIRS]])  # (2, n, C, S, S)
-        rows, n, channels, height, width = shown.shape
-        grid = shown.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, n * width)
-        if channels in (1, 3):
-            self._board.add_image("augmented views (a column an image)", grid, 0)
+    def views(self, pairs: Tensor, channels: Channels) -> None:
+        for each in pictures_of(channels):
+            rows = [view[:SHOWN_PAIRS, list(each.indices)].float().cpu().numpy() for view in pairs.chunk(2)]
+            shown = np.stack(rows)  # (2, n, 3, S, S)
+            _, n, _, height, width = shown.shape
+            grid = shown.transpose(2, 0, 3, 1, 4).reshape(3, 2 * height, n * width)
+            # The three are all that is left of the channels.
+            picture = each if channels == RGB else replace(each, indices=(0, 1, 2)).brightened([grid])
+            named = "" if channels == RGB else f": {each.title}"
+            tag = f"augmented views (a column an image){named}"
+            self._board.add_image(tag, picture.paint(grid), 0, dataformats="HWC")
 
 
 def _step_scalars(folder: Path, until: int) -> dict[str, list[Any]]:

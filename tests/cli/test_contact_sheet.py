@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from phenoscape_tune.cli import contact_sheet
 from phenoscape_tune.cli.contact_sheet import PAIRS, ROWS, choose_rows, draw_contact_sheet, printable
 from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.data.parts import make_request
 from phenoscape_tune.data.specimens import Specimens, find_specimens
 from phenoscape_tune.data.survey import answer
@@ -51,6 +56,27 @@ def test_one_image_of_any_kind_makes_a_sheet(tmp_path: Path) -> None:
     Image.new("L", (1, 1), 7).save(tmp_path / "dot.png")
     config = build_config({"data_dir": str(tmp_path), "input_size": 224})
     assert draw(find_specimens(tmp_path), config).height > 128
+
+
+def test_ultraviolet_channels_have_a_row_of_their_own(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture alone: what is read are RGB files, whose blue stands here for an ultraviolet channel."""
+    channels = Channels(("red", "green", "uv"), rgb=(0, 1, 1), uv=(2,))
+    told: list[tuple[str, str]] = []
+    own = contact_sheet.lay_out
+
+    def lay_out(cells: Any, captions: Any, config: Any) -> Image.Image:
+        told.extend(captions)
+        assert all(np.ptp(np.asarray(cell), axis=2).max() == 0 for cell in cells[1])  # one channel, three times
+        return own(cells, captions, config)
+
+    monkeypatch.setattr(contact_sheet, "lay_out", lay_out)
+    config = build_config({"data_dir": str(birds), "input_size": 32, "seed": 3})
+    specimens = find_specimens(birds)
+    recipe = answer(specimens, make_request(config, specimens), 1)
+    sheet = draw_contact_sheet(specimens, config, replace(recipe, channels=channels))
+    assert [label for _, label in told[:2]] == ["crow · red, green, green", "crow · uv, uv, uv"]
+    assert len(told) == ROWS
+    assert sheet.height > ROWS * 128
 
 
 def test_names_are_shown_whatever_their_characters() -> None:

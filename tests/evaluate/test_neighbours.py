@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor
 
+from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.evaluate import neighbours
 from phenoscape_tune.evaluate.neighbours import choose_queries, draw_neighbours, nearest
 
@@ -27,10 +28,20 @@ def test_queries_are_of_all_classes() -> None:
 
 def test_frames_say_right_and_wrong(tmp_path: Path) -> None:
     images = np.full((4, 3, 8, 8), 128, dtype=np.uint8)
-    draw_neighbours(tmp_path / "n.png", images, np.array([0]), [np.array([1, 2, 3])], ["x", "x", "y" * 80, ""])
+    draw_neighbours(tmp_path / "n.png", images, np.array([0]), [np.array([1, 2, 3])], ["x", "x", "y" * 80, ""], RGB)
     picture = Image.open(tmp_path / "n.png")
     seen = {colour for _, colour in picture.getcolors(1 << 20) or []}
     assert {ImageColor.getrgb(neighbours._RIGHT), ImageColor.getrgb(neighbours._WRONG)} <= seen
-    draw_neighbours(tmp_path / "n.png", images[:, :1], np.array([0]), [np.array([1])], None)
+    draw_neighbours(tmp_path / "n.png", images[:, :1], np.array([0]), [np.array([1])], None, Channels(("grey",)))
     seen = {colour for _, colour in Image.open(tmp_path / "n.png").getcolors(1 << 20) or []}
     assert ImageColor.getrgb(neighbours._RIGHT) not in seen
+
+
+def test_spectra_are_shown_in_false_colour(tmp_path: Path) -> None:
+    waves = (450.0, 550.0, 650.0, 750.0)
+    spectrum = Channels(tuple(f"{wave:g} nm" for wave in waves), wavelengths=waves)
+    images = np.zeros((2, 4, 8, 8), dtype=np.uint16)
+    images[:, 2] = 65535
+    draw_neighbours(tmp_path / "n.png", images, np.array([0]), [np.array([1])], None, spectrum)
+    seen = {colour for _, colour in Image.open(tmp_path / "n.png").getcolors(1 << 20) or []}
+    assert (255, 0, 0) in seen

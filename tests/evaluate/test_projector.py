@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from PIL import Image
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
+from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.evaluate import projector
 from phenoscape_tune.evaluate.projector import write_projector
 
@@ -20,7 +21,7 @@ def test_points_names_and_pictures_belong_together(
     images = np.repeat(np.arange(count, dtype=np.uint8) * 8, 3 * 4 * 4).reshape(count, 3, 4, 4)
     features = np.arange(count, dtype=np.float32)[:, None].repeat(2, axis=1)
     names, classes = [f"{n}\t.jpg" for n in range(count)], ["" if n % 2 else "crow" for n in range(count)]
-    assert write_projector(tmp_path, images, features, names, classes) == shown
+    assert write_projector(tmp_path, images, features, names, classes, RGB) == shown
     config = text_format.Parse((tmp_path / "projector_config.pbtxt").read_text(), ProjectorConfig()).embeddings[0]
     points = np.loadtxt(tmp_path / config.tensor_path, ndmin=2)[:, 0].astype(int)
     header, *rows = (tmp_path / config.metadata_path).read_text().splitlines()
@@ -34,5 +35,15 @@ def test_points_names_and_pictures_belong_together(
 
 
 def test_one_column_has_no_header(tmp_path: Path) -> None:
-    write_projector(tmp_path, np.zeros((2, 1, 4, 4), np.uint8), np.eye(2, dtype=np.float32), ["a", "b"], None)
+    write_projector(
+        tmp_path, np.zeros((2, 1, 4, 4), np.uint8), np.eye(2, dtype=np.float32), ["a", "b"], None, Channels(("grey",))
+    )
     assert (tmp_path / "metadata.tsv").read_text() == "a\nb\n"
+
+
+def test_the_pictures_of_other_channels_are_in_false_colour(tmp_path: Path) -> None:
+    channels = Channels(("uv1", "uv2", "uv3"), uv=(0, 1, 2))
+    images = np.zeros((2, 3, 4, 4), np.uint16)
+    images[:, 2] = 6553  # a tenth: dark, and shown bright
+    write_projector(tmp_path, images, np.eye(2, dtype=np.float32), ["a", "b"], None, channels)
+    assert np.asarray(Image.open(tmp_path / "sprite.png"))[0, 0].tolist() == [255, 0, 0]

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import io
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 from tensorboard.summary.writer import event_file_writer
 
+from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.training.monitor import LOGGER, PROGRESS, Monitor, Progress, RunMonitor, open_monitor
 
 pytestmark = pytest.mark.slow  # torch's TensorBoard writer
@@ -24,7 +28,7 @@ def test_rows_become_scalars_and_lines(tmp_path: Path) -> None:
     with open_monitor(tmp_path, None, 0, 100) as monitor:
         monitor.step(1, 50, 100, {"loss": 2.5})
         monitor.epoch({"epoch": 1, "train_loss": 2.0, "objective": 0.5}, 10)
-        monitor.views(torch.rand(6, 3, 8, 8))
+        monitor.views(torch.rand(6, 3, 8, 8), RGB)
     events = read(tmp_path)
     assert [(s.step, s.value) for s in events.Scalars("objective")] == [(1, 0.5)]
     assert [(s.step, s.value) for s in events.Scalars("step/loss")] == [(50, 2.5)]
@@ -33,6 +37,23 @@ def test_rows_become_scalars_and_lines(tmp_path: Path) -> None:
     log = (tmp_path / "logs" / "training.log").read_text()
     assert "epoch 1  step 50/100  loss 2.5" in log
     assert "epoch 1/10  train_loss 2  objective 0.5" in log
+
+
+def test_views_of_other_channels_are_shown_in_false_colour_and_the_ultraviolet_beside_them(tmp_path: Path) -> None:
+    channels = Channels(("red", "green", "blue", "uv1", "uv2", "uv3"), rgb=(0, 1, 2), uv=(3, 4, 5))
+    views = torch.zeros(6, 6, 8, 8)
+    views[:, 5] = 0.1  # the longest of the ultraviolet, and dark
+    with open_monitor(tmp_path, None, 0, 100) as monitor:
+        monitor.views(views.contiguous(memory_format=torch.channels_last), channels)
+    events = read(tmp_path)
+    tags = [f"augmented views (a column an image): {names}" for names in ("red, green, blue", "uv3, uv2, uv1")]
+    assert sorted(events.Tags()["images"]) == tags
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(events.Images(tag)[0].encoded_image_string)).convert("RGB")) for tag in tags
+    ]
+    assert [picture.shape for picture in pictures] == [(16, 24, 3)] * 2
+    assert not pictures[0].any()
+    assert (pictures[1] == [255, 0, 0]).all()
 
 
 def test_what_the_device_does_becomes_scalars_too(tmp_path: Path) -> None:
