@@ -132,11 +132,11 @@ def _choose_range(
     if not values.size:
         return None
     low, high = (float(f"{value:.6g}") for value in np.percentile(values, PERCENTILES))
-    if asked == "auto" and FILLED[0] <= high / full <= FILLED[1]:
+    if asked == "auto" and (FILLED[0] <= high / full <= FILLED[1] or high <= low):
         return None
     if high <= low:
         raise UserError(
-            f"value_scaling: {asked}: nearly all values of {specimens.root} are {low:g}; write the range that is to "
+            f"value_scaling: percentile: nearly all values of {specimens.root} are {low:g}; write the range that is to "
             "become 0 to 1, such as value_scaling=[0, 10000]"
         )
     if asked == "auto" and notice is not None:

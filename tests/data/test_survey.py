@@ -128,5 +128,6 @@ def test_files_of_different_types_have_no_common_percentile(tmp_path: Path) -> N
 
 def test_images_of_one_value_have_no_percentiles(tmp_path: Path) -> None:
     write_tiffs(tmp_path, 1, np.full((2, 8, 8), 7, np.uint16))
+    assert ask(tmp_path, "multispectral").value_range is None
     with pytest.raises(UserError, match="nearly all values of .* are 7; write the range"):
-        ask(tmp_path, "multispectral")
+        ask(tmp_path, "multispectral", value_scaling="percentile")
