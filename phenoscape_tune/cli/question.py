@@ -75,13 +75,14 @@ def look_at_data(
     space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path, quiet: bool
 ) -> tuple[Plan, Parts]:
     """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files."""
-    from phenoscape_tune.data.parts import FEW_A_CLASS, open_parts
+    from phenoscape_tune.data.parts import FEW_A_CLASS, open_parts, settle
     from phenoscape_tune.evaluate.objective import choose_metric
     from phenoscape_tune.search.plan import make_plan, trial_devices
 
     # The budget is checked before the images, which may be many.
     make_plan(space, base, max_epochs, folder)
     parts = open_parts(base, None if quiet else pack_progress, lambda line: warn([line]))
+    base = settle(base, parts.images.recipe)
     metric = choose_metric(space.objective.metric, parts.labels is not None, parts.few_labels)
     if metric.name == "probe_accuracy" and parts.partly_labelled and not len(parts.labelled(parts.split.val)):
         raise UserError(
@@ -129,13 +130,16 @@ def refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: P
     asked = args.overrides or args.no_confirm or any(value is not None for value in values)
     if args.space is None and not asked:
         return
+    from phenoscape_tune.data.parts import settle_like
+
     if args.space is None:
         raise UserError("--resume goes on with the search as it was started: leave out all but --name or --out")
     space, base, max_epochs = resolve_search(args)
-    now = flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": ensure_data(base).to_mapping()})
     # Read anew: a search that an earlier version began lacks the keys that have come since, with their defaults.
     where = str(folder / SEARCH_FILE)
     space_then, base_then = build_space(saved["space"], where), build_config(saved["config"], where)
+    config = settle_like(ensure_data(base), base_then).to_mapping()
+    now = flatten({"max_epochs": max_epochs, "space": space.to_mapping(), "config": config})
     then = flatten(
         {"max_epochs": saved["max_epochs"], "space": space_then.to_mapping(), "config": base_then.to_mapping()}
     )

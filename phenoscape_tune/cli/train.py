@@ -151,7 +151,9 @@ def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
     config = build_config(merge(own, overrides), "command line")
     if args.config:
         # With the same key=value on both sides: what was given when the run was started is given again.
-        asked = ensure_data(load_config(args.config, overrides)).to_mapping()
+        from phenoscape_tune.data.parts import settle_like
+
+        asked = ensure_data(settle_like(load_config(args.config, overrides), config)).to_mapping()
         then = ensure_data(config).to_mapping()
         different = [key for key, value in then.items() if asked[key] != value and key != "out_dir"]
         if different:
@@ -164,11 +166,12 @@ def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
 
 
 def _run(config: TrainConfig, resume: Path | None, quiet: bool, check: Callable[[], None]) -> int:
-    from phenoscape_tune.data.parts import open_parts
+    from phenoscape_tune.data.parts import open_parts, settle
 
     folder = Path(config.out_dir)
     check_storage(config)
     parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
+    config = settle(config, parts.images.recipe)
     if not quiet:
         print("loading torch ...", file=sys.stderr, flush=True)
     started = time.perf_counter()

@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageColor
 
-from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.config import TrainConfig, with_modality
 from phenoscape_tune.data.decoding import Notice, Progress
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
 from phenoscape_tune.data.packing import NoRoom
-from phenoscape_tune.data.recipe import Request
+from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import Specimens, Split, find_specimens, split_specimens
 from phenoscape_tune.data.squares import Square
 from phenoscape_tune.data.unpacked import open_unpacked
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.transforms import FEWEST_BANDS
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +190,22 @@ def make_request(config: TrainConfig, specimens: Specimens) -> Request:
         crop_to_mask=config.crop_to_mask,
         scaled_by=scaled_by,
     )
+
+
+def settle(config: TrainConfig, recipe: Recipe) -> TrainConfig:
+    """The configuration, once its images are known: their modality, and its defaults for what was not written."""
+    channels = recipe.channels
+    ordered = channels.wavelengths is not None and len(channels) >= FEWEST_BANDS
+    return with_modality(config, recipe.modality, rgb=channels.rgb is not None, uv=bool(channels.uv), ordered=ordered)
+
+
+def settle_like(config: TrainConfig, earlier: TrainConfig) -> TrainConfig:
+    """A configuration as it would be settled on the images of an earlier run of it, without looking at them."""
+    if config.modality == "auto":
+        config = with_modality(config, earlier.modality)
+    if config.value_scaling in ("auto", "percentile") and not isinstance(earlier.value_scaling, str):
+        config = config.model_copy(update={"value_scaling": earlier.value_scaling})
+    return config
 
 
 def _fixed(chosen: str | Sequence[int | str]) -> str | tuple[int | str, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phenoscape_tune import ranks
 from phenoscape_tune.config import TrainConfig
-from phenoscape_tune.data.parts import Parts, open_parts
+from phenoscape_tune.data.parts import Parts, open_parts, settle
 from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.files import naming_full_disk
 from phenoscape_tune.training.advice import Advisor
@@ -52,6 +52,7 @@ def train_simclr(
     stop the run.
     """
     options, parts = options or RunOptions(), parts or open_parts(config)
+    config = settle(config, parts.images.recipe)
     with naming_full_disk(Path(config.out_dir)):
         return _train(start_run(config, device or default_device(config), options, parts), report, options)
 
