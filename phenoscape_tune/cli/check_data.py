@@ -61,8 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(argv: Sequence[str]) -> int:
     args = build_parser().parse_intermixed_args(argv)
-    config = _resolve(args)
-    config = ensure_data(config)
+    from phenoscape_tune.data.parts import settle
+
+    config = ensure_data(_resolve(args))
     assert config.data_dir is not None
     data_dir = Path(config.data_dir)
     name = data_dir.resolve().name or "root"
@@ -74,6 +75,7 @@ def _check(argv: Sequence[str]) -> int:
         )
     check_folder(folder, CHECK_FILES, args.overwrite, "name another with --out")
     checks = examine(config, args.quiet)
+    config = settle(config, checks.measured.recipe)
     prepare_folder(folder, CHECK_FILES)
     try:
         # The picture last: by check.json the folder is known, and may be overwritten.
