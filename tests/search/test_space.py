@@ -170,7 +170,6 @@ def test_a_step_wider_than_the_range_is_refused() -> None:
         ("transforms.cj_strength", {"type": "uniform", "low": 0, "high": 9}, "cj_strength: 9.0 is not valid"),
         ("transforms.cj_prob", {"type": "choice", "values": [0.5, 2]}, "cj_prob.values[1]: transforms.cj_prob: 2"),
         ("optimizer", {"type": "choice", "values": ["sgd", "adam"]}, "optimizer.values[1]: optimizer: 'adam'"),
-        ("bands", {"type": "choice", "values": ["all", "rgb"]}, "'rgb' does nothing in this version yet"),
         ("transforms.sigmas", {"type": "uniform", "low": 0.1, "high": 2}, "transforms.sigmas"),
     ],
 )
