@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data import packing
-from phenoscape_tune.data.parts import Parts, data_key, open_parts
+from phenoscape_tune.data.batches import Batches
+from phenoscape_tune.data.parts import Parts, data_key, open_parts, settle, settle_like
+from phenoscape_tune.data.statistics import measure
 from phenoscape_tune.errors import UserError
+from tests.data.test_cubes import write_cube
 
 Tiny = Callable[..., TrainConfig]
 
@@ -146,3 +151,115 @@ def test_balance_needs_labels(tiny: Tiny, tmp_path: Path, birds: Path) -> None:
         (tmp_path / "loose" / path.name).write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=r"balance: true needs labels, and .*loose has none .*write balance=false"):
         open_parts(tiny(data_dir=str(tmp_path / "loose"), balance=True))
+
+
+# ---- images of many channels ----
+
+
+@pytest.fixture
+def cubes(tmp_path: Path) -> Path:
+    """2 x 12 cubes of 9 bands at 400 to 800 nm, which differ between the classes in one band."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("crow", "finch")):
+        (tmp_path / "cubes" / name).mkdir(parents=True)
+        for index in range(12):
+            pixels = rng.integers(20000, 40000, (9, 10, 14), dtype=np.uint16)
+            pixels[4] += np.uint16(20000 * number)
+            write_cube(tmp_path / "cubes" / name / f"{index:02d}.hdr", pixels, wavelength=list(range(400, 801, 50)))
+    return tmp_path / "cubes"
+
+
+def test_the_modality_is_told_from_the_files_and_said(tiny: Tiny, cubes: Path) -> None:
+    parts = open_parts(tiny(data_dir=str(cubes), input_size=16, batch_size=4))
+    assert (parts.images.pixels.dtype, parts.images.pixels.shape) == (np.uint16, (24, 9, 14, 14))
+    assert parts.images.specimens.names[0] == "crow/00.hdr"
+    assert "hyperspectral, 9 of 9 channels (400 nm, 450 nm, ..., 800 nm)" in parts.describe()
+    settled = settle(tiny(data_dir=str(cubes)), parts.images.recipe)
+    assert settled.modality == "hyperspectral"
+    assert settled.transforms.cj_prob == 0 < settled.transforms.shift_prob
+    assert settle(settled, parts.images.recipe) == settled
+
+
+@pytest.mark.parametrize("bands", ["all", "rgb", "every:3", [8, 0]])
+def test_images_that_are_not_packed_have_the_same_pixels(tiny: Tiny, cubes: Path, bands: object) -> None:
+    packed, unpacked = (
+        open_parts(tiny(data_dir=str(cubes), input_size=12, batch_size=4, bands=bands, pack=pack)).images
+        for pack in (True, False)
+    )
+    assert packed.recipe == unpacked.recipe
+    chosen = np.array([3, 0, 23])
+    np.testing.assert_array_equal(packed.pixels[chosen], unpacked.pixels[chosen])
+    assert unpacked.pixels[chosen].dtype == unpacked.pixels.dtype == np.uint16
+    batches = [list(Batches(i.pixels, 5, torch.device("cpu")).in_order(np.arange(24))) for i in (packed, unpacked)]
+    assert all(torch.equal(*pair) for pair in zip(*batches, strict=True))
+    assert batches[0][0].dtype == torch.uint16
+
+
+def test_a_changed_data_file_is_packed_anew(tiny: Tiny, cubes: Path) -> None:
+    config = tiny(data_dir=str(cubes), input_size=16, batch_size=4)
+    before = open_parts(config).images
+    assert open_parts(config).images.folder == before.folder
+    data = cubes / "crow" / "00.bil"
+    data.write_bytes(bytes(data.stat().st_size))
+    os.utime(data, ns=(1, 1))
+    after = open_parts(config).images
+    assert after.folder != before.folder
+    assert (after.pixels[0] == 0).any() and not (before.pixels[0] == 0).any()
+
+
+def test_an_unreadable_cube_is_left_out_by_name(tiny: Tiny, cubes: Path) -> None:
+    (cubes / "crow" / "00.bil").write_bytes(b"\0" * 7)
+    (cubes / "crow" / "01.hdr").unlink()
+    config = tiny(data_dir=str(cubes), input_size=16, batch_size=4, max_unreadable=0.1)
+    notices: list[str] = []
+    assert len(open_parts(config, notice=notices.append).images.pixels) == 22
+    assert "crow/00.hdr: the header asks for 2,520 bytes" in notices[-1] and "has 7" in notices[-1]
+    assert "crow/01.bil: no header" in notices[-1]
+    with pytest.raises(UserError, match="2 of 24 images .* cannot be read"):
+        open_parts(tiny(data_dir=str(cubes), input_size=16, batch_size=4))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"channels": "rgb_only"}, "channels: is for multispectral images, and those in .* are hyperspectral"),
+        ({"bands": "range:300-390nm"}, "no band lies there; the files' are from 400 to 800 nm .as in .*crow/00.hdr"),
+        ({"use_segmentation_mask": True}, "none of the 9 channels of .*crow/00.hdr is a mask"),
+    ],
+)
+def test_what_these_images_do_not_have_is_refused(tiny: Tiny, cubes: Path, keys: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_parts(tiny(data_dir=str(cubes), input_size=16, batch_size=4, **keys))
+
+
+def test_the_keys_of_many_channels_are_refused_for_pictures(tiny: Tiny) -> None:
+    for keys in ({"bands": "every:2"}, {"channels": "full"}, {"channel_names": ["red"]}):
+        with pytest.raises(UserError, match="and those in .* are rgb"):
+            open_parts(tiny(**keys))
+    with pytest.raises(UserError, match="use_segmentation_mask: true: .* RGB pictures, whose transparency"):
+        open_parts(tiny(use_segmentation_mask=True))
+
+
+def test_a_range_of_values_that_was_measured_is_the_same_for_every_part_of_a_search(tiny: Tiny, cubes: Path) -> None:
+    config = tiny(data_dir=str(cubes), input_size=16, batch_size=4, value_scaling="percentile")
+    parts = open_parts(config)
+    low, high = parts.images.recipe.value_range or (0, 0)
+    assert 19000 < low < 21000 and 55000 < high < 60000
+    assert open_parts(config).images.recipe == parts.images.recipe
+    fixed = config.model_copy(update={"value_scaling": (low, high)})
+    np.testing.assert_array_equal(open_parts(fixed).images.pixels[:], parts.images.pixels[:])
+    assert settle_like(config, fixed).value_scaling == (low, high)
+
+
+def test_statistics_hold_the_mean_spectrum_of_each_class(tiny: Tiny, cubes: Path) -> None:
+    parts = open_parts(
+        tiny(data_dir=str(cubes), input_size=16, batch_size=4, resize="squash", value_scaling="bit_depth")
+    )
+    found = measure(parts.images, parts.split.train)
+    assert found.spectra is not None
+    assert found.spectra.classes == ("crow", "finch")
+    assert found.spectra.wavelengths == tuple(range(400, 801, 50))
+    crow, finch = np.array(found.spectra.mean)
+    assert np.flatnonzero(np.abs(crow - finch) > 0.2).tolist() == [4]
+    assert crow == pytest.approx(np.full(9, 30000 / 65535), abs=0.01)
+    assert measure(parts.images, parts.split.train) == found
