@@ -25,7 +25,7 @@ from pydantic_core import ErrorDetails
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.files import write_whole
 from phenoscape_tune.storage import check_url, is_url
-from phenoscape_tune.transforms import Keys, TransformsConfig, advised, chosen_channels, defaults_of
+from phenoscape_tune.transforms import KINDRED, Keys, TransformsConfig, advised, chosen_channels, defaults_of
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping, parse_scalar
 
 CHANNEL_SETS = ("rgb_only", "uv_only", "full")
@@ -385,6 +385,23 @@ def with_modality(
     known = known.model_copy()
     object.__setattr__(known, "transforms", blank)
     return _with_defaults(known, *seen)
+
+
+def vary(base: TrainConfig, values: Mapping[str, Any], source: str) -> TrainConfig:
+    """A configuration with some other values (nested), as a search tries them.
+
+    Where they choose other channels, a transform that is as the base's channels have it by default becomes what it is
+    by default for these: what acts on the ultraviolet has no meaning for red, green and blue.
+
+    Raises UserError as `build_config`.
+    """
+    mapping = base.to_mapping()
+    if {"channels", "bands"} & set(values):
+        told = chosen_channels(base.modality, base.channels, base.channel_names, base.bands)
+        usual = {key: field.default for key, field in TransformsConfig.model_fields.items()}
+        usual |= defaults_of(base.modality, *told)
+        mapping["transforms"] = {k: v for k, v in mapping["transforms"].items() if k not in KINDRED or v != usual[k]}
+    return build_config(merge(mapping, values), source)
 
 
 def _unset(config: TrainConfig) -> set[str]:

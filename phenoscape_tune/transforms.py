@@ -145,6 +145,10 @@ _OF_BANDS = {"shift_prob": 0.5, "band_dropout_prob": 0.2}
 _WITHOUT_COLOUR = {"cj_prob": 0.0, "random_gray_scale": 0.0}
 
 
+# The keys whose defaults differ between kinds of images.
+KINDRED = frozenset(_OF_SPECTRA | _OF_ULTRAVIOLET | _OF_BANDS | _WITHOUT_COLOUR)
+
+
 def defaults_of(modality: str, rgb: bool, uv: bool, ordered: bool) -> dict[str, float]:
     """The keys of `TransformsConfig` whose defaults differ for a kind of image.
 

@@ -21,6 +21,7 @@ from phenoscape_tune.config import (
     save_config,
     set_key,
     shipped_folder,
+    vary,
     with_modality,
 )
 from phenoscape_tune.errors import UserError
@@ -607,3 +608,25 @@ def test_keys_that_do_not_go_with_the_modality_of_the_files_are_refused() -> Non
         with_modality(config, "rgb")
     # A modality that was written is the user's word; whether the files fit is told by their reader.
     assert with_modality(build_config({"modality": "rgb"}), "hyperspectral").modality == "rgb"
+
+
+# ---- what a search tries ----
+
+
+def test_other_channels_have_the_transforms_that_are_theirs_by_default() -> None:
+    base = build_config({"modality": "multispectral", "channels": "full", "transforms": {"gain_prob": 0.31}})
+    assert base.transforms.gamma_prob > 0 < base.transforms.cj_prob
+    for source in (base, build_config(base.to_mapping())):  # as it was written, and as a search's folder keeps it
+        rgb, uv = (vary(source, {"channels": chosen}, "a trial") for chosen in ("rgb_only", "uv_only"))
+        assert (rgb.transforms.gamma_prob, rgb.transforms.cj_prob) == (0, base.transforms.cj_prob)
+        assert (uv.transforms.gamma_prob, uv.transforms.cj_prob) == (base.transforms.gamma_prob, 0)
+        assert rgb.transforms.gain_prob == uv.transforms.gain_prob == 0.31
+        assert vary(source, {"channels": "full", "lr": 0.01}, "a trial") == base.model_copy(update={"lr": 0.01})
+
+
+def test_what_was_written_of_the_transforms_is_tried_as_it_is() -> None:
+    base = build_config({"modality": "hyperspectral", "transforms": {"shift_prob": 0.9}})
+    assert vary(base, {"bands": "rgb"}, "a trial").transforms.shift_prob == 0.9
+    assert vary(base, {"lr": 0.5}, "a trial") == build_config({**base.to_mapping(), "lr": 0.5})
+    with pytest.raises(UserError, match="a trial: lr: 0 is not valid"):
+        vary(base, {"lr": 0}, "a trial")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from phenoscape_tune.config import TrainConfig, build_config, get_key, merge, set_key
+from phenoscape_tune.config import TrainConfig, get_key, set_key, vary
 from phenoscape_tune.search.edges import widen
 from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
@@ -104,7 +104,7 @@ class Course:
             own["T_max"] = None  # it says "the whole run", and a trial's run is shorter
         if self.plan.base.warmup_epochs is not None:
             own["warmup_epochs"] = self.plan.warmup_epochs
-        config = build_config(merge(self.plan.base.to_mapping(), own), record.name)
+        config = vary(self.plan.base, own, record.name)
         # Beyond what fits at once the batch stays reachable: it goes through the network in parts.
         capacity = self.plan.capacity
         micro = capacity.micro_batch(config.batch_size) if capacity and capacity.out_of_memory else None

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from phenoscape_tune.config import build_config, get_key, merge, set_key
+from phenoscape_tune.config import get_key, set_key, vary
 from phenoscape_tune.evaluate.objective import Metric, trial_objective
 from phenoscape_tune.files import write_whole
 from phenoscape_tune.search.conductor import Conductor
@@ -221,7 +221,7 @@ def write_best(plan: Plan, outcome: Outcome) -> Path:
     values["out_dir"] = str(plan.folder / "best")
     if plan.base.storage is not None:
         values["storage"] = join_url(plan.base.storage, "best")
-    config = build_config(merge(plan.base.to_mapping(), values), "best.yaml")
+    config = vary(plan.base, values, "best.yaml")
     path = plan.folder / "best.yaml"
     comment = f"# {outcome.best.record.name} of {plan.folder.name}: {outcome.verdict}\n"
     write_whole(path, comment + dump_mapping(config.to_mapping()))
