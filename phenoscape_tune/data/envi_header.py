@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,13 +211,21 @@ def _full_scale(fields: Fields, dtype: np.dtype) -> float:
 
 
 def _wavelengths(fields: Fields, bands: int) -> tuple[float, ...] | None:
-    """Nanometres. Without units that say something, numbers that are all below 100 are micrometres."""
     items = _items(fields, "wavelength")
-    unit = _text(fields, "wavelength units").lower()
-    if not items or unit in NO_WAVELENGTHS:
-        return None
-    if len(items) != bands:
+    if items and len(items) != bands:
         raise UnreadableImage(f"header: {len(items)} wavelengths for {bands} bands")
+    return to_nanometres(items, _text(fields, "wavelength units")) if items else None
+
+
+def to_nanometres(items: Sequence[str], unit: str) -> tuple[float, ...] | None:
+    """Wavelengths as they are written → nanometres; None where the unit says that they are none.
+
+    Without a unit that says something, numbers that are all below 100 are taken for micrometres, others for nanometres.
+    Raises UnreadableImage for what is no wavelength, and for an unknown unit.
+    """
+    unit = unit.strip().lower()
+    if unit in NO_WAVELENGTHS:
+        return None
     values = [_to_number(item, "wavelength") for item in items]
     wrong = next((value for value in values if not (math.isfinite(value) and value > 0)), None)
     if wrong is not None:

@@ -85,14 +85,18 @@ def held_by(value: float | None, dtype: np.dtype) -> float | None:
 
 
 @contextmanager
-def faults_told() -> Iterator[None]:
-    """Whatever a damaged file makes the libraries raise becomes UnreadableImage with its first line."""
+def faults_told(of_format: str = "") -> Iterator[None]:
+    """Whatever a damaged file makes the libraries raise becomes UnreadableImage with its first line.
+
+    What is no fault of the system's is put after ``of_format``, which says what kind of file is damaged.
+    """
     try:
         yield
     except UnreadableImage:
         raise
     except Exception as fault:  # a damaged file makes the decoders raise nearly anything
-        raise UnreadableImage(reason_of(fault)) from fault
+        told = reason_of(fault)
+        raise UnreadableImage(told if isinstance(fault, (OSError, MemoryError)) else of_format + told) from fault
 
 
 def reason_of(fault: Exception) -> str:
