@@ -45,6 +45,24 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def cubes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 2 x 16 ENVI cubes of 20 bands, 400 to 780 nm, of two classes: `notch` reflects less at 600 nm."""
+    from spectral.io import envi
+
+    folder, rng = tmp_path_factory.mktemp("data") / "cubes", np.random.default_rng(0)
+    waves = np.arange(400, 800, 20)
+    for name, depth in (("notch", 0.3), ("plain", 0.0)):
+        (folder / name).mkdir(parents=True)
+        spectrum = 0.2 + 0.5 * (waves - 400) / 400 - depth * (np.abs(waves - 600) < 30)
+        for i in range(16):
+            brightness = rng.uniform(0.8, 1.2, (18, 16, 1))
+            cube = (65535 * (brightness * spectrum).clip(0, 1)).astype(np.uint16)  # (lines, samples, bands)
+            told = {"wavelength": [f"{wave}" for wave in waves], "wavelength units": "Nanometers"}
+            envi.save_image(str(folder / name / f"{i:02d}.hdr"), cube, metadata=told, ext="raw")
+    return folder
+
+
 @pytest.fixture
 def tiny(birds: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """A configuration that trains in a second on the birds; keyword arguments change its keys."""

@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from phenoscape_tune.data.checks import Checks
+    from phenoscape_tune.data.measurements import Measurements
 
-CHECK_FILE, SHEET_FILE = "check.json", "contact_sheet.png"
-CHECK_FILES = (CHECK_FILE, SHEET_FILE)
+CHECK_FILE, SHEET_FILE, SPECTRA_FILE = "check.json", "contact_sheet.png", "spectra.png"
+CHECK_FILES = (CHECK_FILE, SHEET_FILE, SPECTRA_FILE)
 FORMAT_VERSION = 1
-SHOWN_CLASSES, SHOWN_NAMES = 20, 3
+SHOWN_CLASSES, SHOWN_NAMES, SHOWN_CHANNELS = 20, 3, 12
 
 Meter = Callable[[int, int], None]
 
@@ -42,8 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="check_data.py",
         usage="check_data.py [DIR] [options] [key=value ...]",
         description="Examine a folder of images before training: unreadable, tiny, constant, blurred, duplicate "
-        "images, classes, leakage between the parts of the split, channels. Writes check.json and contact_sheet.png, "
-        "a picture of augmented views. Without DIR it examines generated sample specimens.",
+        "images, classes, leakage between the parts of the split, channels. Writes check.json, contact_sheet.png, a "
+        "picture of augmented views, and for spectral images spectra.png, the mean spectrum of each class. Without DIR "
+        "it examines generated sample specimens.",
     )
     parser.add_argument("arguments", nargs="*", metavar="DIR, key=value", help="folder; any configuration key")
     parser.add_argument("--config", metavar="FILE", help="configuration: a path, or a name in configs/")
@@ -80,7 +82,7 @@ def _check(argv: Sequence[str]) -> int:
     try:
         # The picture last: by check.json the folder is known, and may be overwritten.
         write_whole(folder / CHECK_FILE, json.dumps(to_mapping(checks, config), indent=1) + "\n")
-        _draw(checks, config, folder / SHEET_FILE, args.quiet)
+        _draw(checks, config, folder, args.quiet)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); name another with --out") from error
     if not args.quiet:
@@ -144,12 +146,18 @@ def _meter(title: str, quiet: bool) -> Iterator[Meter | None]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _draw(checks: Checks, config: TrainConfig, path: Path, quiet: bool) -> None:
+def _draw(checks: Checks, config: TrainConfig, folder: Path, quiet: bool) -> None:
     if not quiet:
         print("drawing augmented views ...", file=sys.stderr, flush=True)
     from phenoscape_tune.cli.contact_sheet import draw_contact_sheet
 
-    draw_contact_sheet(checks.measured.specimens, config, checks.measured.recipe).save(path)
+    draw_contact_sheet(checks.measured.specimens, config, checks.measured.recipe).save(folder / SHEET_FILE)
+    if (spectra := checks.measured.spectra) is not None:
+        from PIL import Image
+
+        from phenoscape_tune.data.spectra_figure import render_spectra
+
+        Image.fromarray(render_spectra(spectra)).save(folder / SPECTRA_FILE)
 
 
 def to_mapping(checks: Checks, config: TrainConfig) -> dict[str, Any]:
@@ -171,10 +179,8 @@ def to_mapping(checks: Checks, config: TrainConfig) -> dict[str, Any]:
         "classes": counts,
         "class_ratio": round(max(known) / min(known), 4) if known else None,
         "unlabelled": None if measured.specimens.labels is None else int((measured.specimens.labels < 0).sum()),
-        "channels": [
-            {"channel": channel, **dict(zip(("mean", "std", "min", "max"), map(_rounded, values), strict=True))}
-            for channel, values in zip(measured.recipe.channels.names, measured.moments.T, strict=True)
-        ],
+        "channels": _channels(measured),
+        "spectra": _spectra(measured),
         "checks": {
             finding.check: {
                 "meaning": finding.meaning,
@@ -186,6 +192,28 @@ def to_mapping(checks: Checks, config: TrainConfig) -> dict[str, Any]:
             for finding in checks.findings
         },
     }
+
+
+def _channels(measured: Measurements) -> list[dict[str, Any]]:
+    channels = measured.recipe.channels
+    rows = [
+        {"channel": channel, **dict(zip(("mean", "std", "min", "max"), map(_rounded, values), strict=True))}
+        for channel, values in zip(channels.names, measured.moments.T, strict=True)
+    ]
+    if channels.wavelengths is None:
+        return rows
+    return [{**row, "wavelength_nm": wave} for row, wave in zip(rows, channels.wavelengths, strict=True)]
+
+
+def _spectra(measured: Measurements) -> list[dict[str, Any]] | None:
+    """Mean and standard deviation over the images of each class, a number a channel; None for RGB pictures."""
+    spectra = measured.spectra
+    if spectra is None:
+        return None
+    return [
+        {"class": name, "images": count, "mean": [*map(_rounded, mean)], "std": [*map(_rounded, std)]}
+        for name, count, mean, std in zip(spectra.classes, spectra.counts, spectra.mean, spectra.std, strict=True)
+    ]
 
 
 def _rounded(value: float) -> float:
@@ -234,8 +262,13 @@ def describe(checks: Checks, config: TrainConfig) -> list[RenderableType]:
     channels = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("channel (0..1)", "mean", "std", "min", "max"):
         channels.add_column(column, justify="left" if column.startswith("channel") else "right")
-    for channel, values in zip(checks.measured.recipe.channels.names, checks.measured.moments.T, strict=True):
-        channels.add_row(channel, *(f"{value:.3f}" for value in values))
+    names, moments = checks.measured.recipe.channels.names, checks.measured.moments.T
+    # Of many channels a few, evenly spread, the first and the last among them.
+    few = min(len(names), SHOWN_CHANNELS)
+    for place in (number * (len(names) - 1) // max(1, few - 1) for number in range(few)):
+        channels.add_row(printable(names[place]), *(f"{value:.3f}" for value in moments[place]))
+    if few < len(names):
+        channels.add_row(Text(f"{few} of {len(names)}, all in {CHECK_FILE}", "dim"))
     return [*shown, "", channels, ""]
 
 
@@ -274,7 +307,8 @@ def _summary(checks: Checks, folder: Path) -> str:
         return f"{len(findings) or 'no'} {noun}{'s' * (len(findings) != 1)}{f' ({names})' if names else ''}"
 
     result = f"{told(checks.faults, 'fault')}, {told(checks.hints, 'hint')}"
-    return f"{result}: {printable(str(folder / CHECK_FILE))}, {SHEET_FILE}"
+    pictures = SHEET_FILE if checks.measured.recipe.modality == "rgb" else f"{SHEET_FILE}, {SPECTRA_FILE}"
+    return f"{result}: {printable(str(folder / CHECK_FILE))}, {pictures}"
 
 
 if __name__ == "__main__":

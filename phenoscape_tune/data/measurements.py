@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from phenoscape_tune.data.class_spectra import ClassSpectra
 from phenoscape_tune.data.cubes import read_bands, read_square
 from phenoscape_tune.data.decoding import map_ahead
 from phenoscape_tune.data.false_colour import false_colour
@@ -45,6 +46,8 @@ class ImageMeasures:
     """float64 (4, C): mean, mean square, smallest and largest value of each channel, 0..1."""
     thumbnail: np.ndarray
     """uint8 (16, 16, T): each pixel the mean of a 16th of the width and height; of many channels means of runs."""
+    specimen: np.ndarray
+    """float64 (C,): mean of each channel, 0..1, without the background that the recipe's `fill` stands for."""
     saturated: tuple[int, ...] = ()
     """Channels of which more than half of the specimen's pixels have the largest value of a sensor."""
 
@@ -72,9 +75,19 @@ class Measurements:
     recipe: Recipe
     """How the files become images; C are its channels."""
     means: np.ndarray
-    """float64 (N, C): mean of each channel of each image, 0..1."""
+    """float64 (N, C): mean of each channel of each image, 0..1, without the background that is hidden."""
     saturated: tuple[tuple[int, ...], ...]
     """N: channels that are saturated in each image."""
+
+    @property
+    def spectra(self) -> ClassSpectra | None:
+        """The mean spectrum of each class; None for RGB pictures."""
+        if self.recipe.modality == "rgb":
+            return None
+        labels, names = self.specimens.labels, self.specimens.classes
+        if labels is None:
+            labels, names = np.zeros(len(self.means), np.int64), ("all images",)
+        return ClassSpectra.of_images(self.means, labels, names, self.recipe.channels)
 
 
 def measure_images(
@@ -133,13 +146,16 @@ def _measure_channels(path: Path, input_size: int, recipe: Recipe) -> ImageMeasu
     """Of an image of any number of channels, a few of which are in memory at a time."""
     layout = reader_of(recipe.modality).read_layout(path)
     told = hashlib.blake2b(repr((layout.width, layout.height, recipe.of)).encode(), digest_size=16)
-    moments, deviations, saturated, planes = [], [], [], []
+    moments, deviations, saturated, planes, specimen = [], [], [], [], []
+    fill = np.array(recipe.fill, np.float32)[:, None, None]
     for bands in read_bands(path, recipe):
         told.update(np.ascontiguousarray(bands.raw).tobytes())
         values = bands.values.reshape(len(bands.values), -1).astype(np.float64)
         mean, square = values.mean(axis=1), np.square(values).mean(axis=1)
         moments.append(np.stack([mean, square, values.min(axis=1), values.max(axis=1)]))
         deviations.append(np.sqrt(np.maximum(square - mean**2, 0)))
+        hidden = (bands.values == fill[bands.start : bands.start + len(bands.values)]).all(axis=0)  # (H, W)
+        specimen.append(mean if hidden.all() else bands.values[:, ~hidden].mean(axis=1, dtype=np.float64))
         saturated += [bands.start + int(place) for place in np.flatnonzero(bands.saturated > SATURATED)]
         planes += [
             np.asarray(Image.fromarray(plane).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
@@ -158,6 +174,7 @@ def _measure_channels(path: Path, input_size: int, recipe: Recipe) -> ImageMeasu
         spread=255 * float(np.concatenate(deviations).max()),
         moments=np.concatenate(moments, axis=1),
         thumbnail=np.rint(255 * thumbnail).astype(np.uint8),
+        specimen=np.concatenate(specimen),
         saturated=tuple(saturated),
     )
 
@@ -181,6 +198,7 @@ def _measure_picture(path: Path, input_size: int, recipe: Recipe) -> ImageMeasur
         spread=float(np.sqrt(np.maximum(square - mean**2, 0)).max()),
         moments=np.stack([mean / 255, square / 255**2, values.min(axis=1) / 255, values.max(axis=1) / 255]),
         thumbnail=np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)),
+        specimen=mean / 255,
     )
 
 
@@ -225,6 +243,6 @@ def _gather(
         thumbnails=np.array([m.thumbnail for m in measures], dtype=np.uint8).reshape(n, THUMBNAIL, THUMBNAIL, depth),
         moments=overall,
         recipe=recipe,
-        means=moments[:, 0],
+        means=np.array([m.specimen for m in measures]).reshape(n, channels),
         saturated=tuple(m.saturated for m in measures),
     )

@@ -159,7 +159,9 @@ def _training_step(config: TrainConfig, channels: int, device: torch.device) -> 
     two_views = build_views(config.transforms, _stand_in(channels))
     generator = torch.Generator().manual_seed(config.seed)
     side = round(8 / 7 * config.input_size)  # of packed images
+    wide = channels != 3 or config.modality not in ("auto", "rgb")  # two bytes a value, as they are packed
     image = torch.randint(0, 256, (1, channels, side, side), dtype=torch.uint8, device=device)
+    image = (257 * image.int()).to(torch.uint16) if wide else image
 
     def autocast() -> torch.autocast:
         return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)

@@ -71,6 +71,8 @@ def _train(run: Run, report: Callable[[Row], None], options: RunOptions) -> list
         run.gradient_step.naming_out_of_memory(),
     ):
         describe(run)
+        if run.spectra is not None and run.epoch == 0:
+            monitor.spectra(run.spectra)
         clock = StepClock(DeviceUse(run.device))
         advisor = Advisor(config, steps, config.step_images * ranks.world_size())
         advisor.look(run.history)  # what applied before a resume was said then

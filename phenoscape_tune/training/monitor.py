@@ -16,7 +16,9 @@ from torch import Tensor
 
 from phenoscape_tune import ranks
 from phenoscape_tune.data.channels import RGB, Channels
+from phenoscape_tune.data.class_spectra import ClassSpectra
 from phenoscape_tune.data.false_colour import pictures_of
+from phenoscape_tune.data.spectra_figure import render_spectra
 from phenoscape_tune.files import is_full_disk
 
 LOGGER = logging.getLogger("phenoscape_tune")
@@ -64,6 +66,9 @@ class Monitor:
 
     def views(self, pairs: Tensor, channels: Channels) -> None:
         """Augmented views (2B, C, S, S) in [0, 1] of one batch."""
+
+    def spectra(self, spectra: ClassSpectra) -> None:
+        """The mean spectrum of each class of the training part."""
 
 
 class _LogFile(logging.FileHandler):
@@ -189,6 +194,9 @@ class RunMonitor(Monitor):
             named = "" if channels == RGB else f": {each.title}"
             tag = f"augmented views (a column an image){named}"
             self._board.add_image(tag, picture.paint(grid), 0, dataformats="HWC")
+
+    def spectra(self, spectra: ClassSpectra) -> None:
+        self._board.add_image("mean spectra by class", render_spectra(spectra), 0, dataformats="HWC")
 
 
 def _step_scalars(folder: Path, until: int) -> dict[str, list[Any]]:

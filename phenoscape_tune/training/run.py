@@ -16,6 +16,7 @@ from phenoscape_tune import ranks
 from phenoscape_tune.augment import TwoViews, build_views
 from phenoscape_tune.config import TrainConfig, save_config
 from phenoscape_tune.data.batches import Batches
+from phenoscape_tune.data.class_spectra import ClassSpectra
 from phenoscape_tune.data.parts import Parts
 from phenoscape_tune.data.statistics import measure
 from phenoscape_tune.errors import UserError
@@ -87,6 +88,7 @@ class Run:
     micro_batch: int | None = None
     notes: list[str] = field(default_factory=list)  # what was decided before there was a log
     reference_seed: int = 0
+    spectra: ClassSpectra | None = None  # of the training part; None for RGB pictures, and where they were not needed
     epoch: int = 0
     history: list[Row] = field(default_factory=list)
     gradient_step: GradientStep = field(init=False)
@@ -110,7 +112,8 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
     metric = _check(config, options, parts, ranks.world_size())
     be_deterministic(config.deterministic)
     notes = list(options.notes)
-    encoder = _encoder(config, options, parts, notes.append).to(device).to(memory_format=torch.channels_last)
+    encoder, spectra = _encoder(config, options, parts, notes.append)
+    encoder = encoder.to(device).to(memory_format=torch.channels_last)
     encoder = adapt(encoder, config, device, notes.append)
     run = Run(
         config=config,
@@ -126,6 +129,7 @@ def start_run(config: TrainConfig, device: torch.device, options: RunOptions, pa
         micro_batch=options.micro_batch,
         notes=notes,
         reference_seed=options.reference_seed,
+        spectra=spectra,
     )
     if options.resume is not None:
         load(run, options.resume)
@@ -144,7 +148,7 @@ def check_run(config: TrainConfig, options: RunOptions, parts: Parts, devices: i
     Returns the network's number of parameters.
     """
     _check(config, options, parts, devices)
-    encoder = _encoder(config, options, parts, lambda note: None)
+    encoder, _ = _encoder(config, options, parts, lambda note: None)
     adapt(encoder, config, torch.device("cpu"), lambda note: None)
     return sum(parameter.numel() for parameter in encoder.parameters())
 
@@ -160,12 +164,14 @@ def _check(config: TrainConfig, options: RunOptions, parts: Parts, devices: int)
     return metric
 
 
-def _encoder(config: TrainConfig, options: RunOptions, parts: Parts, say: Callable[[str], None]) -> Encoder:
+def _encoder(
+    config: TrainConfig, options: RunOptions, parts: Parts, say: Callable[[str], None]
+) -> tuple[Encoder, ClassSpectra | None]:
     if options.resume is not None and config.weights is not None:
         # What it once started from may be gone, and the hub out of reach.
-        return restore_encoder(config, checkpoint.load(options.resume).model, options.resume)
+        return restore_encoder(config, checkpoint.load(options.resume).model, options.resume), None
     statistics = measure(parts.images, parts.split.train)
-    return build_encoder(config, parts.channels, statistics.mean, statistics.std, say)
+    return build_encoder(config, parts.channels, statistics.mean, statistics.std, say), statistics.spectra
 
 
 def load(run: Run, path: Path) -> None:

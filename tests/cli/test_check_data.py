@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -44,11 +45,41 @@ def test_a_sound_folder_is_described_and_written_down(
     assert result["classes"]["crow"]["images"] == 24
     assert result["class_ratio"] == 1
     assert [channel["channel"] for channel in result["channels"]] == ["red", "green", "blue"]
+    assert result["spectra"] is None
+    assert not (tmp_path / "outputs" / "check-birds" / "spectra.png").exists()
     assert result["checks"]["duplicates"]["count"] == 0
     assert "72 images" in printed
     assert "no faults" in printed
     with Image.open(tmp_path / "outputs" / "check-birds" / "contact_sheet.png") as sheet:
         assert sheet.width > 900
+
+
+def test_spectra_have_a_figure_and_numbers_by_class(
+    cubes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    colourless = ("transforms.cj_prob=0", "transforms.random_gray_scale=0")
+    assert run(cubes, "--out", tmp_path / "out", *colourless) == 0
+    printed = capsys.readouterr().out
+    result = read(tmp_path / "out")
+    assert [row["wavelength_nm"] for row in result["channels"]] == list(range(400, 800, 20))
+    assert [(row["class"], row["images"]) for row in result["spectra"]] == [("notch", 16), ("plain", 16)]
+    notch, plain = (np.array(row["mean"]) for row in result["spectra"])
+    band = [abs(wave - 600) < 30 for wave in range(400, 800, 20)]
+    # The specimen fills no square; the background beside it, which only packing adds, is no part of the spectrum.
+    wanted = 0.2 + 0.5 * np.arange(0, 400, 20) / 400
+    assert plain == pytest.approx(wanted, abs=0.01)
+    assert (plain - notch)[band] == pytest.approx(0.3, abs=0.02)
+    assert (plain - notch)[np.invert(band)] == pytest.approx(0, abs=0.02)
+    # Of twenty channels twelve are shown, the first and the last among them.
+    names = [row["channel"] for row in result["channels"]]
+    rows = [line.split()[0] for line in printed.splitlines() if re.match(r"\s*\S+( nm)?\s+0\.\d{3}", line)]
+    assert len(rows) == 12
+    assert names[0].startswith(rows[0]) and names[-1].startswith(rows[-1])
+    assert "12 of 20, all in check.json" in printed
+    assert "contact_sheet.png, spectra.png" in printed
+    with Image.open(tmp_path / "out" / "spectra.png") as figure:
+        assert figure.size == (960, 540)
+    assert run(cubes, "--out", tmp_path / "out", "--overwrite", "--quiet", *colourless) == 0
 
 
 def test_faults_are_told_and_strict_makes_them_the_exit_code(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from phenoscape_tune.augment import TwoViews
 from phenoscape_tune.config import TrainConfig, build_config, save_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.training import capacity
@@ -78,9 +79,29 @@ def test_a_step_is_that_of_the_configuration_and_fetches_no_weights(changes: dic
     assert measure_capacity(small(**changes), 3, 4, CPU).largest == 4
 
 
-def test_other_channels_are_measured_too() -> None:
-    config = small(transforms={"cj_prob": 0, "random_gray_scale": 0})
-    assert measure_capacity(config, 2, 4, CPU).largest == 4
+@pytest.mark.parametrize(
+    ("channels", "changes", "dtype"),
+    [
+        (2, {"transforms": {"cj_prob": 0, "random_gray_scale": 0}}, torch.uint16),
+        (40, {"spectral_stem": 3}, torch.uint16),
+        (3, {}, torch.uint8),
+        (3, {"modality": "multispectral"}, torch.uint16),
+    ],
+)
+def test_images_are_of_the_type_and_channels_that_are_packed(
+    channels: int, changes: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    views = TwoViews.__call__
+
+    def noting(self: TwoViews, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        seen.append(images)
+        return views(self, images, generator)
+
+    monkeypatch.setattr(TwoViews, "__call__", noting)
+    assert measure_capacity(small(**changes), channels, 4, CPU).largest == 4
+    assert {(images.dtype, images.shape[1]) for images in seen} == {(dtype, channels)}
+    assert seen[0].float().std() > 0.2 * torch.iinfo(dtype).max
 
 
 def test_fewer_than_two_images_are_no_batch() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from phenoscape_tune.config import TrainConfig, load_config
 from phenoscape_tune.data.parts import open_parts
@@ -85,6 +86,22 @@ def test_a_run_with_a_spectral_stem_says_so_and_goes_on_to_the_bit(tiny: Tiny, t
     ends = [checkpoint.load(tmp_path / name / "checkpoints" / "last.ckpt").model for name in "ab"]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
     assert "spectral_stem.0.weight" in ends[0]
+
+
+def test_a_run_on_spectra_shows_their_means_once(tiny: Tiny, cubes: Path) -> None:
+    colourless = {"cj_prob": 0, "random_gray_scale": 0}
+    config = tiny(data_dir=str(cubes), spectral_stem=3, batch_size=4, transforms=colourless)
+    with pytest.raises(Stop):
+        train_simclr(config, stop_after(1), device=CPU)
+    train(config, RunOptions(resume=Path(config.out_dir) / "checkpoints" / "last.ckpt"))
+    events = EventAccumulator(str(Path(config.out_dir) / "logs" / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    shown = {tag: len(events.Images(tag)) for tag in events.Tags()["images"]}
+    views = "augmented views (a column an image): "
+    assert [tag.removeprefix(views) for tag in shown] == ["mean spectra by class", "640 nm, 540 nm, 440 nm"]
+    assert set(shown.values()) == {1}
+    log = (Path(config.out_dir) / "logs" / "training.log").read_text()
+    assert "spectral_stem: 20 channels are mixed to 3 by a learned 1x1 convolution" in log
 
 
 def test_the_loss_falls(tiny: Tiny) -> None:

@@ -13,6 +13,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.summary.writer import event_file_writer
 
 from phenoscape_tune.data.channels import RGB, Channels
+from phenoscape_tune.data.class_spectra import ClassSpectra
 from phenoscape_tune.training.monitor import LOGGER, PROGRESS, Monitor, Progress, RunMonitor, open_monitor
 
 pytestmark = pytest.mark.slow  # torch's TensorBoard writer
@@ -54,6 +55,14 @@ def test_views_of_other_channels_are_shown_in_false_colour_and_the_ultraviolet_b
     assert [picture.shape for picture in pictures] == [(16, 24, 3)] * 2
     assert not pictures[0].any()
     assert (pictures[1] == [255, 0, 0]).all()
+
+
+def test_mean_spectra_are_a_picture(tmp_path: Path) -> None:
+    waves = Channels(("400 nm", "500 nm"), wavelengths=(400.0, 500.0))
+    with open_monitor(tmp_path, None, 0, 100) as monitor:
+        monitor.spectra(ClassSpectra.of_images(np.eye(2), np.arange(2), ("a", "b"), waves))
+    image = read(tmp_path).Images("mean spectra by class")[0]
+    assert (image.width, image.height) == (960, 540)
 
 
 def test_what_the_device_does_becomes_scalars_too(tmp_path: Path) -> None:
