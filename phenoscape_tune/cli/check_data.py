@@ -65,7 +65,7 @@ def _check(argv: Sequence[str]) -> int:
     args = build_parser().parse_intermixed_args(argv)
     from phenoscape_tune.data.parts import settle
 
-    config = ensure_data(_resolve(args))
+    config = ensure_data(_resolve(args), args.quiet)
     assert config.data_dir is not None
     data_dir = Path(config.data_dir)
     name = data_dir.resolve().name or "root"

@@ -65,10 +65,10 @@ def resolve_config(path: str | None, overrides: Mapping[str, Any]) -> TrainConfi
     return load_config(path, overrides)
 
 
-def ensure_data(config: TrainConfig) -> TrainConfig:
+def ensure_data(config: TrainConfig, quiet: bool = True) -> TrainConfig:
     """The configuration with absolute paths, so that it means the same to every process and in `best.yaml`.
 
-    Makes the sample specimens where no data folder is given.
+    Makes the sample specimens of its modality where no data folder is given; unless `quiet`, with a progress line.
     """
     paths = {key: getattr(config, key) for key in ("data_dir", "labels", "cache_dir", "weights")}
     if paths["weights"] == "DEFAULT":
@@ -82,11 +82,25 @@ def ensure_data(config: TrainConfig) -> TrainConfig:
     if config.data_dir is not None:
         return config
     from phenoscape_tune.data.packed import default_cache_dir
-    from phenoscape_tune.data.sample import write_sample
 
     folder = Path(config.cache_dir).expanduser() if config.cache_dir else default_cache_dir()
-    sample = write_sample(folder / "sample-specimens", per_class=SAMPLE_PER_CLASS)
+    sample = _write_sample(config.modality, folder, None if quiet else draw_progress)
     return config.model_copy(update={"data_dir": str(sample)})
+
+
+def _write_sample(modality: str, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
+    """The sample specimens of a modality below a folder; what the RGB sample lacks is not imported for it."""
+    if modality == "multispectral":
+        from phenoscape_tune.data.spectral_sample import write_multispectral_sample
+
+        return write_multispectral_sample(folder / "sample-specimens-multispectral", progress=progress)
+    if modality == "hyperspectral":
+        from phenoscape_tune.data.spectral_sample import write_hyperspectral_sample
+
+        return write_hyperspectral_sample(folder / "sample-specimens-hyperspectral", progress=progress)
+    from phenoscape_tune.data.sample import write_sample
+
+    return write_sample(folder / "sample-specimens", per_class=SAMPLE_PER_CLASS, progress=progress)
 
 
 def check_storage(config: TrainConfig) -> None:
@@ -167,11 +181,20 @@ def available_cpus() -> int:
 
 def pack_progress(done: int, total: int) -> None:
     """A progress line on standard error while images are decoded; on a terminal it stays one line."""
+    _show_progress("reading", "read", "image", done, total)
+
+
+def draw_progress(done: int, total: int) -> None:
+    """The same while sample specimens are drawn."""
+    _show_progress("drawing", "drew", "sample specimen", done, total)
+
+
+def _show_progress(doing: str, did: str, what: str, done: int, total: int) -> None:
     if sys.stderr.isatty():
         end = "\n" if done == total else ""
-        print(f"\rreading images {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
+        print(f"\r{doing} {what}s {done:,}/{total:,}", end=end, file=sys.stderr, flush=True)
     elif done == total:
-        print(f"read {total:,} image{'s' * (total != 1)}", file=sys.stderr, flush=True)
+        print(f"{did} {total:,} {what}{'s' * (total != 1)}", file=sys.stderr, flush=True)
 
 
 class _OnStandardError(logging.Handler):

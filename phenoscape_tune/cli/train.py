@@ -87,7 +87,7 @@ def _train(argv: Sequence[str]) -> int:
 
     if resume is None:
         check()
-        config = ensure_data(config)
+        config = ensure_data(config, args.quiet)
     config = config.model_copy(update={"out_dir": str(folder)})
     with show_details(args.verbose):
         return _run(config, resume, args.quiet, check)

@@ -150,7 +150,7 @@ def _search(args: argparse.Namespace, folder: Path) -> int:
     warn_of_advice(base, args.quiet)
     hint = f"go on with it by '{resume_command(folder)}'"
     check_folder(folder, SEARCH_FILES, args.overwrite, hint)
-    plan, parts = look_at_data(space, ensure_data(base), max_epochs, folder, args.quiet)
+    plan, parts = look_at_data(space, ensure_data(base, args.quiet), max_epochs, folder, args.quiet)
     warm = read_earlier_trials(args, plan, parts)
     check_storage(base)
     devices = start_devices(args, plan, parts.channels)
