@@ -82,12 +82,12 @@ def write_multispectral_sample(
 
 
 def write_hyperspectral_sample(
-    folder: Path, *, per_class: int = 50, size: int = 40, seed: int = 0, progress: Progress | None = None
+    folder: Path, *, per_class: int = 80, size: int = 32, seed: int = 0, progress: Progress | None = None
 ) -> Path:
     """Write ``per_class`` ENVI cubes of each species as ``<folder>/<species>/<species>_<nnn>.hdr`` and ``.bil``.
 
     Cubes are uint16, 408 bands from 350 to 1000 nm, ``size`` × ``size`` pixels, reflectance (65535: 1), interleaved by
-    line: 1.3 MB each at 40 px. Otherwise as `write_multispectral_sample`.
+    line: 0.8 MB each at 32 px. Otherwise as `write_multispectral_sample`.
     """
     from spectral.io import envi
 
