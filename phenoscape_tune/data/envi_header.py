@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from phenoscape_tune.data.layout import UnreadableImage, check_file, check_size, faults_told, held_by
+from phenoscape_tune.data.layout import UnreadableImage, check_file, check_size, faults_told, held_by, printable
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LARGEST_HEADER = 1 << 24
@@ -243,7 +243,7 @@ def to_nanometres(items: Sequence[str], unit: str) -> tuple[float, ...] | None:
 def _names(fields: Fields, bands: int) -> tuple[str, ...] | None:
     # A name with a comma in it makes the list longer, which is no reason to refuse the pixels.
     items = _items(fields, "band names")
-    return tuple(items) if len(items) == bands else None
+    return tuple(map(printable, items)) if len(items) == bands else None
 
 
 def _bad_bands(fields: Fields, bands: int) -> tuple[int, ...]:

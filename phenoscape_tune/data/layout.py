@@ -14,8 +14,19 @@ BLOCK_BYTES = 1 << 20
 """How much of a file is turned around at once: it stays in a core's cache."""
 
 
+def printable(text: str) -> str:
+    """A file's name as it can be shown: what is no character to print, a broken encoding included, is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class UnreadableImage(Exception):
-    """A file that cannot be read as an image; the message is a short reason without the file's name."""
+    """A file that cannot be read as an image; the message is a short reason without the file's name.
+
+    The reason is one line that can be shown, whatever stands in the file.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(printable(reason))
 
 
 class OtherChannels(UnreadableImage):
@@ -119,6 +130,7 @@ def copy_channels(pixels: np.ndarray, channels: Sequence[int], out: np.ndarray) 
 
     What is held in memory beside ``out`` is one block of rows.
     """
+    pixels = np.asarray(pixels)  # slicing numpy's class for maps costs more than copying the slices
     height, width, count = pixels.shape
     rows = max(1, BLOCK_BYTES // max(1, width * count * pixels.itemsize))
     for top in range(0, height, rows):

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from phenoscape_tune.data.layout import printable as printable
 from phenoscape_tune.data.listing import HEADER_SUFFIX, list_images
 from phenoscape_tune.data.readers import Modality
 from phenoscape_tune.errors import UserError
@@ -297,11 +298,6 @@ def _count_parts(groups: int, val_fraction: float, test_fraction: float) -> tupl
             counts[counts.index(max(counts))] -= 1
             counts[part] = 1
     return counts[1], counts[2]
-
-
-def printable(text: str) -> str:
-    """A file's name as it can be shown: what is no character to print, a broken encoding included, is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def _shorten(names: Sequence[str], limit: int = 5) -> str:

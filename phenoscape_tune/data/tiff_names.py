@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from phenoscape_tune.data.envi_header import to_nanometres
-from phenoscape_tune.data.layout import UnreadableImage
+from phenoscape_tune.data.layout import UnreadableImage, printable
 
 if TYPE_CHECKING:
     from tifffile import TiffFile
@@ -22,7 +22,7 @@ def channel_names(file: TiffFile, pages: Sequence[Page], count: int) -> tuple[st
     for source in (_of_ome, _of_imagej, _of_gdal, _of_pages):
         names = source(file, pages, count)
         if names is not None and len(names) == count and all(names):
-            return tuple(" ".join(name.split()) for name in names)
+            return tuple(printable(" ".join(name.split())) for name in names)
     return None
 
 

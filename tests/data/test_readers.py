@@ -176,6 +176,20 @@ def test_what_is_no_image_is_refused_with_a_reason(
         assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["ünïcödé 蝶 x", "a\nb", "x;y {z} %20", os.fsdecode(b"\xff\xfe")])
+def test_any_name_of_a_file_is_read_and_told(reader: Reader, path: Path, name: str) -> None:
+    for file in list(path.parent.iterdir()):
+        file.rename(file.with_name(name + file.suffix))
+    renamed = path.with_name(name + path.suffix)
+    np.testing.assert_array_equal(reader.read_channels(renamed), PIXELS)
+    for file in path.parent.iterdir():
+        file.write_bytes(file.read_bytes()[:-50])
+    with pytest.raises(UnreadableImage) as caught:
+        reader.read_channels(renamed)
+    str(caught.value).encode("utf-8")
+    assert str(caught.value).isprintable()
+
+
 def test_files_that_cannot_be_opened_are_refused(reader: Reader, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def deny(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
