@@ -25,6 +25,7 @@ from phenoscape_tune.errors import UserError
 if TYPE_CHECKING:  # --help must not pay for torch
     import numpy as np
 
+    from phenoscape_tune.data.channels import Channels
     from phenoscape_tune.data.images import Images
     from phenoscape_tune.model import Encoder
 
@@ -55,6 +56,7 @@ class Trained:
         asked: the same with this command's images and machine.
         state: the encoder's weights.
         epoch: that the checkpoint was written after.
+        channels: of the images that it was trained on; None where the checkpoint does not say.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class Trained:
     asked: TrainConfig
     state: dict[str, Any]
     epoch: int
+    channels: Channels | None
 
     @property
     def own_images(self) -> bool:
@@ -117,11 +120,7 @@ def _embed(argv: Sequence[str]) -> int:
 
     encoder = restore_encoder(trained.asked, trained.state, path)
     images = open_images(trained.asked, None if args.quiet else pack_progress, lambda line: warn([line]))
-    if encoder.mean.shape[1] != images.pixels.shape[1]:
-        raise UserError(
-            f"{path}: was trained on images of {encoder.mean.shape[1]} channels; those in {trained.asked.data_dir} "
-            f"have {images.pixels.shape[1]}"
-        )
+    _check_channels(trained, encoder, images)
     features = _features(trained, encoder, images, args.quiet)
     # Only now, with all that the user wrote checked, may an earlier result be deleted.
     prepare_folder(folder, FILES)
@@ -208,7 +207,32 @@ def _open(path: Path, data_dir: str | None, overrides: dict[str, Any]) -> Traine
     asked = build_config(merge(config.to_mapping(), given), "command line")
     if not Path(str(asked.data_dir)).is_dir() and data_dir is None:
         raise UserError(f"data_dir: {asked.data_dir}, on which {path} was trained, is gone; name a folder of images")
-    return Trained(path, config, asked, state.model, state.epoch)
+    return Trained(path, config, asked, state.model, state.epoch, _channels(path, state.channels))
+
+
+def _channels(path: Path, told: dict[str, Any]) -> Channels | None:
+    from pydantic import TypeAdapter
+
+    from phenoscape_tune.data.channels import Channels
+
+    try:
+        return TypeAdapter(Channels).validate_python(told) if told else None
+    except ValueError as error:
+        raise UserError(f"{path}: says of its channels what cannot be read; give another checkpoint") from error
+
+
+def _check_channels(trained: Trained, encoder: Encoder, images: Images) -> None:
+    """Raise UserError where the images have other channels than those that the encoder was trained on."""
+    known, here = encoder.mean.shape[1], images.channels
+    if trained.channels is not None:
+        difference = trained.channels.difference(here)
+    else:  # an earlier checkpoint does not say which they were
+        difference = None if known == len(here) else f"{known} channels there, {len(here)} here"
+    if difference is not None:
+        raise UserError(
+            f"{trained.path}: was trained on other channels than the images in {trained.asked.data_dir} have: "
+            f"{difference}; name a folder of images of the same kind"
+        )
 
 
 def _features(trained: Trained, encoder: Encoder, images: Images, quiet: bool) -> np.ndarray:

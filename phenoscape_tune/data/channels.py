@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,24 @@ class Channels:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def difference(self, other: Channels) -> str | None:
+        """How others that came in the place of these differ, in a few words for a message; None where they do not.
+
+        Bands may lie half their distance from where they were; without wavelengths the names count.
+        """
+        if len(self) != len(other):
+            return f"{len(self)} channels there, {len(other)} here"
+        if self.wavelengths is not None and other.wavelengths is not None and len(self) > 1:
+            spacing = sum(abs(b - a) for a, b in pairwise(self.wavelengths)) / (len(self) - 1)
+            for place, (before, now) in enumerate(zip(self.wavelengths, other.wavelengths, strict=True)):
+                if abs(before - now) > spacing / 2:
+                    return f"channel {place} is at {before:g} nm there, at {now:g} nm here"
+            return None
+        for place, (there, here) in enumerate(zip(self.names, other.names, strict=True)):
+            if there != here:
+                return f"channel {place} is '{there}' there, '{here}' here"
+        return None
 
 
 RGB = Channels(("red", "green", "blue"), rgb=(0, 1, 2))

@@ -29,6 +29,7 @@ class State:
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, Any] = field(default_factory=dict)  # of float16 gradients; empty elsewhere
+    channels: dict[str, Any] = field(default_factory=dict)  # `asdict` of the images'; empty where it was not told yet
 
 
 def save(state: State, folder: Path, *, best: bool) -> None:

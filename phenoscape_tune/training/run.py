@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +261,7 @@ def save(run: Run) -> bool:
             config=run.config.to_mapping(),
             epoch=run.epoch,
             history=run.history,
+            channels=asdict(run.parts.images.channels),
         )
         checkpoint.save(state, run.folder / "checkpoints", best=best)
         written = "last.ckpt and best.ckpt" if best else "last.ckpt"

@@ -172,6 +172,37 @@ def test_a_checkpoint_that_is_damaged_or_of_another_network_changes_nothing(
 
 
 @pytest.mark.slow
+def test_images_of_other_channels_are_refused_by_what_differs(
+    tiny: Tiny, cubes: Path, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from phenoscape_tune.training.loop import train_simclr
+
+    plain = {"cj_prob": 0, "random_gray_scale": 0}
+    config = tiny(data_dir=str(cubes), bands="uniform:5", spectral_stem=3, batch_size=4, max_epochs=1, transforms=plain)
+    train_simclr(config, lambda row: None)
+    folder = Path(config.out_dir)
+    other = tmp_path / "other"
+    for header in cubes.rglob("*.hdr"):
+        target = other / header.relative_to(cubes)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(header.with_suffix(".raw"), target.with_suffix(".raw"))
+        waves = "wavelength = { " + " , ".join(str(wave) for wave in range(400, 800, 20)) + " }"
+        text = header.read_text()
+        assert waves in text
+        infrared = "wavelength = {" + ", ".join(str(wave) for wave in range(900, 1300, 20)) + "}"
+        target.write_text(text.replace(waves, infrared))
+    assert run(folder, other, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "was trained on other channels" in error
+    assert "channel 0 is at 400 nm there, at 900 nm here" in error
+    assert not (tmp_path / "out").exists()
+    assert run(folder, birds, "--out", tmp_path / "out") == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert run(folder, "--out", tmp_path / "out", "--quiet") == 0
+    assert json.loads((tmp_path / "out" / "backbone.json").read_text())["spectral_stem"] == 3
+
+
+@pytest.mark.slow
 def test_labels_from_a_table_and_the_accuracy_is_that_of_training(
     trained: Path, tiny: Tiny, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
