@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128)
     parser.add_argument("--input-size", type=int, default=112)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--config", default="hyperspectral")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cube_memory.json")
     args = parser.parse_args()
     root = Path(__file__).resolve().parents[1]
@@ -101,7 +102,7 @@ def main() -> None:
         print(f"wrote {args.cubes} cubes, {written / GIB:.2f} GiB", flush=True)
         (folder / "space.yaml").write_text(SPACE)
         command = [sys.executable, str(root / "scripts" / "tune.py"), "--space", str(folder / "space.yaml")]
-        command += ["--config", "hyperspectral", "--out", str(folder / "search"), f"data_dir={folder / 'cubes'}"]
+        command += ["--config", args.config, "--out", str(folder / "search"), f"data_dir={folder / 'cubes'}"]
         command += [f"input_size={args.input_size}", f"batch_size={args.batch_size}", "bands=all"]
         measured = watch(command, {**os.environ, "PHENOSCAPE_CACHE": str(folder / "cache")})
         leaderboard = (folder / "search" / "leaderboard.csv").read_text()
