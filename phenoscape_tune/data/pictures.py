@@ -7,6 +7,7 @@ here.
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
@@ -16,7 +17,8 @@ from phenoscape_tune.data.squares import Colour
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 ORIENTATION = 0x0112
-PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT = 262, 258, 277, 338, 339
+WIDTH, HEIGHT, PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT = 256, 257, 262, 258, 277, 338, 339
+MOST_PAGES = 4096
 WHITE_IS_ZERO, PALETTE, CMYK = 0, 3, 5
 COLOUR_CHANNELS = {WHITE_IS_ZERO: 1, 1: 1, 2: 3, PALETTE: 1, CMYK: 4, 6: 3, 8: 3}
 ALPHA = ((1,), (2,))
@@ -97,18 +99,35 @@ def _check_file(path: Path) -> dict[int, tuple[int, ...]]:
         file.seek(directory.next)
         directory.load(file)
         tags = {}
-        for tag in (PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT):
+        for tag in (WIDTH, HEIGHT, PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT):
             value = directory.get(tag, ())
             tags[tag] = value if isinstance(value, tuple) else (value,)
+        pages = _count_pages(file, directory)
     # Compressed JPEG inside TIFF may leave the number of channels to the JPEG itself.
     samples = tags[SAMPLES][0] if tags[SAMPLES] else max(1, len(tags[BITS]))
     photometric = tags[PHOTOMETRIC][0] if tags[PHOTOMETRIC] else 1
     colours = COLOUR_CHANNELS.get(photometric, 3)
     if samples > 4 or (samples > colours and tags[EXTRA] not in ALPHA):
         raise OtherChannels(f"TIFF of {samples} channels that are not RGB with alpha; only RGB and grey are read")
+    if pages > 1:
+        raise OtherChannels(
+            f"TIFF of {pages} pages of one size, {samples * pages} channels; only RGB and grey are read"
+        )
     if 2 in tags[SAMPLE_FORMAT] and tags[BITS][:1] == (8,):
         raise UnreadableImage("TIFF of signed 8-bit values")
     return tags
+
+
+def _count_pages(file: IO[bytes], directory: TiffImagePlugin.ImageFileDirectory_v2) -> int:
+    """Pages of the first one's size: channels, where others are thumbnails. Pillow would show the first and be silent."""
+    size = (directory.get(WIDTH), directory.get(HEIGHT))
+    pages, seen = 1, set()
+    while directory.next and directory.next not in seen and len(seen) < MOST_PAGES:
+        seen.add(directory.next)
+        file.seek(directory.next)
+        directory.load(file)
+        pages += (directory.get(WIDTH), directory.get(HEIGHT)) == size
+    return pages
 
 
 def _check_pixel_count(image: Image.Image) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from phenoscape_tune.data.layout import UnreadableImage
+from phenoscape_tune.data.layout import OtherChannels, UnreadableImage
 from phenoscape_tune.data.pictures import image_size, read_image
 from phenoscape_tune.data.squares import fit
 
@@ -236,9 +236,20 @@ def test_exif_orientation(tmp_path: Path, suffix: str, orientation: int) -> None
 
 def test_first_frame_of_several(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
-    for name in ("x.tif", "x.webp", "x.png"):
+    for name in ("x.webp", "x.png"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
         np.testing.assert_allclose(read_image(tmp_path / name, GREY)[:, 2, 2].astype(int), RED, atol=2)
+
+
+def test_pages_of_a_tiff_are_channels_unless_they_are_thumbnails(tmp_path: Path) -> None:
+    page = Image.new("RGB", (8, 6), RED)
+    page.save(tmp_path / "thumbnail.tif", save_all=True, append_images=[page.resize((4, 3))])
+    assert read_image(tmp_path / "thumbnail.tif", GREY)[:, 2, 2].tolist() == list(RED)
+    for mode, channels in (("RGB", 6), ("L", 2)):
+        page.convert(mode).save(tmp_path / "x.tif", save_all=True, append_images=[page.convert(mode)])
+        for read in (lambda path: read_image(path, GREY), image_size):
+            with pytest.raises(OtherChannels, match=f"TIFF of 2 pages of one size, {channels} channels"):
+                read(tmp_path / "x.tif")
 
 
 def jpeg_bytes() -> bytes:
