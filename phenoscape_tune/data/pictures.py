@@ -110,18 +110,18 @@ def _check_file(path: Path) -> dict[int, tuple[int, ...]]:
     if samples > 4 or (samples > colours and tags[EXTRA] not in ALPHA):
         raise OtherChannels(f"TIFF of {samples} channels that are not RGB with alpha; only RGB and grey are read")
     if pages > 1:
-        raise OtherChannels(
-            f"TIFF of {pages} pages of one size, {samples * pages} channels; only RGB and grey are read"
-        )
+        told = f"TIFF of {pages} pages of one size, {samples * pages} channels"
+        raise OtherChannels(f"{told}; only RGB and grey are read")
     if 2 in tags[SAMPLE_FORMAT] and tags[BITS][:1] == (8,):
         raise UnreadableImage("TIFF of signed 8-bit values")
     return tags
 
 
 def _count_pages(file: IO[bytes], directory: TiffImagePlugin.ImageFileDirectory_v2) -> int:
-    """Pages of the first one's size: channels, where others are thumbnails. Pillow would show the first and be silent."""
+    """Pages of the first one's size, which are channels; others are thumbnails. Pillow shows the first and is silent."""
     size = (directory.get(WIDTH), directory.get(HEIGHT))
-    pages, seen = 1, set()
+    pages = 1
+    seen: set[int] = set()
     while directory.next and directory.next not in seen and len(seen) < MOST_PAGES:
         seen.add(directory.next)
         file.seek(directory.next)
