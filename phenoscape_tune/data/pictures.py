@@ -118,7 +118,7 @@ def _check_file(path: Path) -> dict[int, tuple[int, ...]]:
 
 
 def _count_pages(file: IO[bytes], directory: TiffImagePlugin.ImageFileDirectory_v2) -> int:
-    """Pages of the first one's size, which are channels; others are thumbnails. Pillow shows the first and is silent."""
+    """Pages of the first one's size, which are channels; others are thumbnails."""
     size = (directory.get(WIDTH), directory.get(HEIGHT))
     pages = 1
     seen: set[int] = set()
