@@ -47,7 +47,8 @@ def test_values_of_the_squares_size_are_the_files_own(tmp_path: Path, dtype: str
     pixels = (RNG.random((5, SIZE, SIZE)) * most).astype(dtype)
     found = read_square(write_tiff(tmp_path / "a.tif", pixels), recipe_of(5))
     assert found.dtype == np.uint16
-    np.testing.assert_array_equal(found, np.rint(pixels.astype(np.float64) / most * 65535).astype(np.uint16))
+    expected = np.rint(pixels.astype(np.float64) / most * 65535)
+    assert np.abs(found - expected).max() <= (dtype == "float32")  # whose last digits lie on both sides of a half
 
 
 def test_channels_are_taken_in_the_order_asked_for(tmp_path: Path) -> None:
