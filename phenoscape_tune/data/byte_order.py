@@ -1,5 +1,8 @@
 """Whether the values of an image were written in the other byte order than its header says."""
 
+import statistics
+from collections.abc import Callable, Iterable
+
 import numpy as np
 
 SIDE = 64
@@ -11,6 +14,7 @@ LEVELS = 32
 CLEARLY = 0.2
 """How much higher one order's correlation of neighbours must be than the other's: far outside of chance."""
 SMOOTH = 0.5
+PERIODS = range(1, 6)
 
 
 def looks_swapped(pixels: np.ndarray) -> bool:
@@ -47,7 +51,10 @@ def _judge(band: np.ndarray) -> int:
     as_is, other = _smoothness(band), _smoothness(swapped)
     if max(as_is, other) < SMOOTH:
         return 0
-    return 1 if other - as_is > CLEARLY else -1 if as_is - other > CLEARLY else 0
+    if other - as_is > CLEARLY:
+        # A mosaic or stripes of the sensor are as smooth as the scene from one of their periods to the next.
+        return int(other - _smoothness(band, PERIODS, max) > CLEARLY)
+    return -1 if as_is - other > CLEARLY else 0
 
 
 def _sane(values: np.ndarray) -> float:
@@ -58,8 +65,10 @@ def _sane(values: np.ndarray) -> float:
         return float(((size > 1e-12) & (size < 1e12)).mean()) if values.size else 1.0
 
 
-def _smoothness(values: np.ndarray) -> float:
-    """Rank correlation of neighbours, -1..1: the mean of both directions; 0 where there are too few.
+def _smoothness(
+    values: np.ndarray, steps: Iterable[int] = (1,), choose: Callable[[list[float]], float] = statistics.fmean
+) -> float:
+    """Rank correlation of pixels some steps apart, down and across, -1..1; 0 where there are too few.
 
     Pixels of the most frequent value are left out: background, saturated or without data, they say nothing of order.
     """
@@ -68,10 +77,13 @@ def _smoothness(values: np.ndarray) -> float:
         return 0.0
     ranks = (np.cumsum(counts) - counts / 2)[place].reshape(values.shape)
     told = (place != counts.argmax()).reshape(values.shape)
-    across, along = told[:-1] & told[1:], told[:, :-1] & told[:, 1:]
-    pairs = [(ranks[:-1][across], ranks[1:][across]), (ranks[:, :-1][along], ranks[:, 1:][along])]
-    found = [_correlate(one, other) for one, other in pairs if one.size >= FEWEST]
-    return float(np.mean(found)) if found else 0.0
+    found = []
+    for grid, known in ((ranks, told), (ranks.T, told.T)):
+        for step in steps:
+            both = known[:-step] & known[step:]
+            if both.sum() >= FEWEST:
+                found.append(_correlate(grid[:-step][both], grid[step:][both]))
+    return choose(found) if found else 0.0
 
 
 def _correlate(one: np.ndarray, other: np.ndarray) -> float:

@@ -32,8 +32,10 @@ def channel_wavelengths(pages: Sequence[Page], count: int) -> tuple[float, ...] 
     values = [items.get(("wavelength", sample)) for sample in range(count)]
     if any(value is None for value in values):
         return None
-    unit = items.get(("wavelength_units", 0), "")
-    return to_nanometres([value or "" for value in values], unit)
+    try:
+        return to_nanometres([value or "" for value in values], items.get(("wavelength_units", 0), ""))
+    except UnreadableImage:  # as with names
+        return None
 
 
 def no_data_value(pages: Sequence[Page]) -> float | None:

@@ -32,6 +32,8 @@ OTHER_MEANINGS = {
     32803: "a camera's raw mosaic; develop it first",
 }
 BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+FEW_CHANNELS = 16
+"""Pages of at most this width, but more of them and higher than this and than twice their width, are no channels."""
 # Tags without which, or read wrongly, the pixels would be other ones.
 TAGS_THAT_MATTER = frozenset({254, 255, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323})
 TAGS_THAT_MATTER |= {324, 325, 338, 339, 347, 512, 513, 514, 530, 32997, 42113}
@@ -207,6 +209,13 @@ def _check_pages(file: TiffFile, pages: Sequence[Page]) -> None:
                 f"pages of two sizes: {first.width} × {first.height} and {page.width} × {page.height} pixels "
                 f"(page {number}); one image has one size"
             )
+    # What tifffile writes of an array (H, W, C) unless told otherwise: H pages of W × C.
+    many = max(FEW_CHANNELS, 2 * first.width)
+    if first.samples == 1 and first.width <= FEW_CHANNELS and min(len(pages), first.height) > many:
+        raise UnreadableImage(
+            f"{len(pages)} pages of {first.width} × {first.height} pixels look like an array of height × width × "
+            f"{first.width} channels; write it channels first, or in Python with planarconfig='contig'"
+        )
     # Software that writes one page for many, as ImageJ does beyond 4 GB, tells the number in a description.
     told = 1
     if file.is_imagej:

@@ -33,11 +33,26 @@ def scene(
     hot=st.sampled_from([0, 0.01, 0.2]),
     dtype=st.sampled_from([*INTEGERS, "f4", "f8", "u1"]),
     side=st.sampled_from([1, 3, 8, 48]),
+    period=st.sampled_from([0, 2, 3, 5]),
+    stripe=st.sampled_from([100, 256, 300, 1000]),
 )
 def test_what_is_written_as_it_says_never_looks_swapped(
-    seed: int, blur: float, scale: float, offset: float, noise: float, hot: float, dtype: str, side: int
+    seed: int,
+    blur: float,
+    scale: float,
+    offset: float,
+    noise: float,
+    hot: float,
+    dtype: str,
+    side: int,
+    period: int,
+    stripe: int,
 ) -> None:
-    values = scene(seed, blur, scale, offset, noise, side).clip(0, 255 if dtype == "u1" else 32_767)
+    values = scene(seed, blur, scale, offset, noise, side)
+    if period:  # the stripes or the mosaic of a sensor
+        y, x = np.indices((side, side))
+        values += stripe * ((x + (seed % 2) * y) % period == 0)[:, :, None]
+    values = values.clip(0, 255 if dtype == "u1" else 32_767)
     values[np.random.default_rng(seed).random(values.shape) < hot] = values.max() if dtype == "u1" else 32_767
     assert not looks_swapped(values.astype(dtype))
     assert not looks_swapped(values.astype(dtype).astype(np.dtype(dtype).newbyteorder(">")))

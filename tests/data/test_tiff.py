@@ -276,11 +276,22 @@ def test_names_are_those_that_the_file_gives(tmp_path: Path) -> None:
     items = "".join(f'<Item name="DESCRIPTION" sample="{i}" role="description">{n}</Item>' for i, n in enumerate(names))
     gdal = [(42112, "s", 0, f"<GDALMetadata>{items}</GDALMetadata>", True)]
     assert read_layout(write(path, pixels, "planes", extratags=gdal)).names == names
+    assert read_layout(path).wavelengths is None
+    for unit, expected in (("Micrometers", (400.0, 500.0, 600.0, 700.0)), ("Index", None), ("parsecs", None)):
+        items = "".join(
+            f'<Item name="wavelength" sample="{i}">{0.4 + i / 10:.1f}</Item>'
+            f'<Item name="wavelength_units" sample="{i}">{unit}</Item>'
+            for i in range(4)
+        )
+        write(path, pixels, "samples", extratags=[(42112, "s", 0, f"<GDALMetadata>{items}</GDALMetadata>", True)])
+        assert read_layout(path).wavelengths == expected
     # Not every channel has one, or the text cannot be understood: no names, but the pixels.
     assert read_layout(write(path, values(5), "planes", extratags=gdal)).names is None
-    broken = [(42112, "s", 0, "<GDALMetadata><Item", True)]
-    same(write(path, pixels, "planes", extratags=broken), pixels)
-    assert read_layout(path).names is None
+    laughs = "".join(f'<!ENTITY l{i + 1} "{f"&l{i};" * 10}">' for i in range(12))
+    bomb = f'<!DOCTYPE x [<!ENTITY l0 "ha">{laughs}]><x><Item name="DESCRIPTION" sample="0">&l12;</Item></x>'
+    for text in ("<GDALMetadata><Item", bomb):
+        same(write(path, pixels, "planes", extratags=[(42112, "s", 0, text, True)]), pixels)
+        assert read_layout(path).names is None
 
 
 @pytest.mark.parametrize(
@@ -404,6 +415,14 @@ def test_stacks_that_list_one_page_for_many_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "x.tif") == "lists 7 of its pages only; write every page into the list"
     tifffile.TiffWriter(tmp_path / "x.tif").write(values(7), photometric="minisblack", truncate=True)
     assert refusal(tmp_path / "x.tif") == "lists 1 of its pages only; write every page into the list"
+
+
+def test_an_array_written_the_wrong_way_round_is_told(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", values(7, 40, 50).transpose(1, 2, 0), photometric="minisblack")
+    told = "40 pages of 7 × 50 pixels look like an array of height × width × 7 channels; write it channels first"
+    assert refusal(tmp_path / "x.tif").startswith(told)
+    same(write(tmp_path / "x.tif", values(40, 50, 17)), values(40, 50, 17))
+    same(write(tmp_path / "x.tif", values(7, 50, 7)), values(7, 50, 7))
 
 
 WHOLE: dict[tuple[str, str | None], bytes] = {}
