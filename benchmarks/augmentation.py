@@ -1,11 +1,16 @@
 """Images per second through two random views: this package against lightly, kornia and torchvision, in one run.
 
     python benchmarks/augmentation.py --sizes 32 64 128 224 --repeats 5
+    python benchmarks/augmentation.py --spectra --sizes 64
 
 Every contestant draws SimCLR's crop, flip, jitter, greyscale and blur. They differ in how: lightly works on PIL images
 in a DataLoader with two workers, kornia and this package on whole batches, torchvision on one image tensor at a time.
 Contestants take turns within each repeat, so that another process's load falls on all of them alike; the record keeps
 the machine's load average. With seven channels kornia leaves colour out, ours recolours the first three.
+
+`--spectra` has no peers: it compares this package with itself, seven channels and 408 bands of 16 bits, with and
+without the steps for spectra, against RGB images of 8 bits, by the time that a value (a pixel of a channel of a view)
+takes.
 """
 
 from __future__ import annotations
@@ -29,7 +34,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from phenoscape_tune.augment import TwoViews
+from phenoscape_tune.augment import build_views
+from phenoscape_tune.data.channels import RGB, Channels
+from phenoscape_tune.transforms import TransformsConfig, defaults_of
 
 RESULTS = Path(__file__).parent / "results" / "augmentation.json"
 JITTER = (0.4, 0.4, 0.4, 0.1)
@@ -39,21 +46,21 @@ PACKED = 8 / 7
 Run = Callable[[], None]
 
 
+SEVEN = Channels(("red", "green", "blue", "uv1", "uv2", "uv3", "nir"), rgb=(0, 1, 2), uv=(3, 4, 5))
+BANDS = Channels(tuple(map(str, range(408))), wavelengths=tuple(400.0 + 1.5 * i for i in range(408)))
+EVERY_STEP = {"band_dropout_prob": 0.2}  # beyond the defaults of seven channels
+
+
+def channels_of(channels: int) -> Channels:
+    return RGB if channels == 3 else SEVEN
+
+
 def odd_kernel(size: int) -> int:
     return max(3, int(0.1 * size) // 2 * 2 + 1)
 
 
 def ours(images: Tensor, size: int, channels: int) -> Run:
-    augment = TwoViews(
-        input_size=size,
-        cj_prob=0.8,
-        cj_strength=0.5,
-        min_scale=0.08,
-        random_gray_scale=0.2,
-        gaussian_blur=0.5,
-        kernel_size=0.1,
-        sigmas=(0.1, 2.0),
-    )
+    augment = build_views(TransformsConfig(), channels_of(channels), size)
     generator = torch.Generator().manual_seed(0)
 
     def run() -> None:
@@ -159,6 +166,56 @@ def compare(size: int, channels: int, batch: int, repeats: int, device: torch.de
     return rows
 
 
+def compare_spectra(size: int, batch: int, repeats: int, device: torch.device) -> list[dict[str, object]]:
+    """Time this package's own views of RGB, seven channels and 408 bands; print a row for each and return the rows."""
+    side = round(size * PACKED)
+    plain = TransformsConfig(cj_prob=0, random_gray_scale=0)
+    seven = TransformsConfig(**defaults_of("multispectral", rgb=True, uv=True, ordered=False), **EVERY_STEP)
+    bands = TransformsConfig(**defaults_of("hyperspectral", rgb=False, uv=False, ordered=True))
+    cases = {
+        "rgb": (RGB, TransformsConfig(), batch),
+        "seven, plain": (SEVEN, TransformsConfig(), batch),
+        "seven, every step": (SEVEN, seven, batch),
+        "408 bands, plain": (BANDS, plain, max(2, batch // 8)),
+        "408 bands, every step": (BANDS, bands, max(2, batch // 8)),
+    }
+    runs: dict[str, Run] = {}
+    for name, (channels, transforms, images) in cases.items():
+        shape = (images, len(channels), side, side)
+        values = torch.randint(0, 256, shape) if channels is RGB else torch.randint(0, 65536, shape)
+        pixels = values.to(torch.uint8 if channels is RGB else torch.uint16).to(device)
+        runs[name] = _views(pixels, transforms, channels, size)
+    for run in runs.values():
+        run()
+        run()
+    times = [{name: seconds(run, device) for name, run in runs.items()} for _ in range(repeats)]
+    rows: list[dict[str, object]] = []
+    for name, (channels, _, images) in cases.items():
+        count = 2 * images * len(channels) * size**2
+        nanoseconds = [1e9 * t[name] / count for t in times]
+        of_rgb = [1e9 * t["rgb"] / (2 * batch * 3 * size**2) for t in times]
+        ratios = sorted(own / rgb for own, rgb in zip(nanoseconds, of_rgb, strict=True))
+        rate, ratio = images / statistics.median(t[name] for t in times), statistics.median(ratios)
+        print(
+            f"{size:5}  {name:22} {rate:9.1f} images/s  {statistics.median(nanoseconds):6.2f} ns a value, {ratio:5.2f} "
+            f"times RGB's ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+            flush=True,
+        )
+        row = {"size": size, "channels": len(channels), "contestant": name, "images_per_second": round(rate, 1)}
+        spread = {"times_rgb_a_value": round(ratio, 2), "least": round(ratios[0], 2), "most": round(ratios[-1], 2)}
+        rows.append(row | spread | {"batch": images})
+    return rows
+
+
+def _views(images: Tensor, transforms: TransformsConfig, channels: Channels, size: int) -> Run:
+    augment, generator = build_views(transforms, channels, size), torch.Generator().manual_seed(0)
+
+    def run() -> None:
+        augment(images, generator)
+
+    return run
+
+
 def machine(device: torch.device) -> dict[str, object]:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
@@ -186,6 +243,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="images a batch; 0 (default): 256 at 64 px, fewer above")
     parser.add_argument("--repeats", type=int, default=7, help="timed passes of each contestant")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--spectra", action="store_true", help="seven channels and 408 bands against RGB")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
@@ -193,7 +251,9 @@ def main() -> None:
     rows: list[dict[str, object]] = []
     for size in arguments.sizes:
         batch = arguments.batch or max(16, min(256, 256 * 64**2 // size**2))
-        for channels in (3, 7):
+        if arguments.spectra:
+            rows += compare_spectra(size, batch, arguments.repeats, device)
+        for channels in () if arguments.spectra else (3, 7):
             rows += [r | {"batch": batch} for r in compare(size, channels, batch, arguments.repeats, device)]
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

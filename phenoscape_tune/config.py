@@ -372,12 +372,14 @@ def with_modality(
     longer auto. A modality that was written stays, and so does every transform that was written.
 
     Args:
-        modality: rgb, multispectral or hyperspectral.
+        modality: rgb, multispectral or hyperspectral; auto, where it is still unknown: nothing changes.
         rgb, uv, ordered: whether the channels that are read hold red, green and blue, hold ultraviolet, and are bands
             of a spectrum; None: what the configuration tells.
 
     Raises UserError where keys of the configuration do not go with the modality.
     """
+    if modality == "auto":
+        return config
     known = config if config.modality != "auto" else build_config({**config.given(), "modality": modality}, "modality")
     told = chosen_channels(known.modality, known.channels, known.channel_names, known.bands)
     seen = [guess if fact is None else fact for guess, fact in zip(told, (rgb, uv, ordered), strict=True)]

@@ -95,7 +95,7 @@ def test_the_guides_resume_command_goes_on_with_a_run_that_was_started_with_othe
 
 
 def test_the_documented_spaces_ship() -> None:
-    assert {"lr", "lr_temp", "full", "demo"} <= set(SPACES)
+    assert {"lr", "lr_temp", "full", "augmentation", "demo"} <= set(SPACES)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -108,7 +108,8 @@ def test_a_space_is_found_by_name_anywhere_and_planned(
         assert tune.main(["--space", spelling, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "stage 0 defaults:" in printed
-    assert "stage 1 lr: lr" in printed
+    first = "augmentation: transforms.augmentation_strength" if name == "augmentation" else "lr: lr"
+    assert f"stage 1 {first}" in printed
     assert not list(tmp_path.iterdir())
 
 

@@ -74,15 +74,21 @@ def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, 
 def look_at_data(
     space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path, quiet: bool
 ) -> tuple[Plan, Parts]:
-    """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files."""
+    """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files, augmentations
+    that have no meaning for the images. The plan's base is settled on them.
+    """
+    from phenoscape_tune.augment_checks import check_transforms
     from phenoscape_tune.data.parts import FEW_A_CLASS, open_parts, settle
     from phenoscape_tune.evaluate.objective import choose_metric
     from phenoscape_tune.search.plan import make_plan, trial_devices
+    from phenoscape_tune.search.searched_transforms import check_searched
 
     # The budget is checked before the images, which may be many.
     make_plan(space, base, max_epochs, folder)
     parts = open_parts(base, None if quiet else pack_progress, lambda line: warn([line]))
     base = settle(base, parts.images.recipe)
+    check_transforms(base.transforms, parts.images.channels)
+    check_searched(space, base, parts.images.channels)
     metric = choose_metric(space.objective.metric, parts.labels is not None, parts.few_labels)
     if metric.name == "probe_accuracy" and parts.partly_labelled and not len(parts.labelled(parts.split.val)):
         raise UserError(

@@ -218,8 +218,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> int:
     from phenoscape_tune.search.display import describe_plan
     from phenoscape_tune.search.plan import make_plan, share_devices, trial_devices
+    from phenoscape_tune.search.searched_transforms import check_searched
 
     plan = make_plan(space, base, max_epochs, folder)
+    if base.modality != "auto":  # else the defaults of its kind are not known yet
+        check_searched(space, base, None)
     cards = visible_gpus() if base.accelerator != "cpu" else []
     gpus, share = len(cards), 1.0
     address = find_address(args.address)

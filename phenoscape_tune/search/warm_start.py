@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phenoscape_tune.config import flatten, get_key
+from phenoscape_tune.config import build_config, flatten, get_key
+from phenoscape_tune.data.parts import settle_like
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import BATCH_SIZE, LR
@@ -38,7 +39,9 @@ def read_earlier(folder: Path, saved: Mapping[str, Any], plan: Plan, fingerprint
         differences.append(f"max_epochs: {saved['max_epochs']} there, {plan.rungs.max_epochs} here")
     if plan.objective.views and saved.get("seed", plan.seed) != plan.seed:
         differences.append(f"seed: {saved['seed']} there, {plan.seed} here, and so other reference views")
-    there, here = flatten(saved["config"]), flatten(plan.base.to_mapping())
+    # Read anew: an earlier version lacks keys that have come since, and did not tell what kind of images it had.
+    config = settle_like(build_config(saved["config"], str(folder)), plan.base)
+    there, here = flatten(config.to_mapping()), flatten(plan.base.to_mapping())
     differences += [
         f"{key}: {there.get(key)} there, {here.get(key)} here"
         for key in sorted({*there, *here} - _IMMATERIAL)

@@ -121,7 +121,7 @@ def _run_once(
         for rank in range(count):
             ours, theirs = context.Pipe()
             environment = _environment(rank, count, port, config.accelerator)
-            arguments = (theirs, environment, threads, train, config.to_mapping(), options, LOGGER.level)
+            arguments = (theirs, environment, threads, train, config.given(), options, LOGGER.level)
             process = context.Process(target=_be_rank, args=arguments, name=f"rank {rank}", daemon=True)
             process.start()
             theirs.close()

@@ -14,6 +14,7 @@ import torch
 
 from phenoscape_tune import ranks
 from phenoscape_tune.augment import TwoViews, build_views
+from phenoscape_tune.augment_checks import check_transforms
 from phenoscape_tune.config import TrainConfig, save_config
 from phenoscape_tune.data.batches import Batches
 from phenoscape_tune.data.class_spectra import ClassSpectra
@@ -148,6 +149,7 @@ def check_run(config: TrainConfig, options: RunOptions, parts: Parts, devices: i
     Returns the network's number of parameters.
     """
     _check(config, options, parts, devices)
+    check_transforms(config.transforms, parts.images.channels)
     encoder, _ = _encoder(config, options, parts, lambda note: None)
     adapt(encoder, config, torch.device("cpu"), lambda note: None)
     return sum(parameter.numel() for parameter in encoder.parameters())
@@ -191,7 +193,8 @@ def load(run: Run, path: Path) -> None:
     if saved != run.config.optimizer:
         raise UserError(f"{path}: was trained with optimizer={saved}, not {run.config.optimizer}; leave it as it was")
     now = run.config.to_mapping()
-    changed = [key for key, value in state.config.items() if key in now and now[key] != value and key != "out_dir"]
+    unsaid = ("out_dir", "modality")  # earlier versions did not tell what kind of images the files held
+    changed = [key for key, value in state.config.items() if key in now and now[key] != value and key not in unsaid]
     run.notes += [f"changed on purpose: {key} was {state.config[key]!r}, is {now[key]!r}" for key in changed]
     run.epoch, run.history = state.epoch, state.history
 
