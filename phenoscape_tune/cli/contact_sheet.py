@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.channels import RGB
 from phenoscape_tune.data.false_colour import pictures_of
 from phenoscape_tune.data.specimens import printable
+from phenoscape_tune.transforms import TransformsConfig
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.recipe import Recipe
@@ -86,9 +88,8 @@ def lay_out(
     width = _left_of(columns)
     sheet = Image.new("RGB", (width, HEAD + len(cells) * (CELL + GAP) + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
-    transforms = config.transforms
-    told = ", ".join(f"{key} {value}" for key, value in transforms.model_dump().items() if key != "input_size")
-    draw.text((GAP, 4), _shorten(f"input_size {config.input_size}: {told}", draw, _font(13), width - 8), INK, _font(13))
+    told = f"input_size {config.input_size}: {describe_steps(config.transforms)}"
+    draw.text((GAP, 4), _shorten(told, draw, _font(13), width - 8), INK, _font(13))
     for column in range(columns):
         pair, view = divmod(column - 1, 2)
         head = "as packed" if column == 0 else f"pair {pair + 1}, view {view + 1}"
@@ -105,6 +106,14 @@ def lay_out(
             method = Image.Resampling.NEAREST if picture.width < CELL else Image.Resampling.LANCZOS
             sheet.paste(picture.resize((CELL, CELL), method), (_left_of(column), top))
     return sheet
+
+
+def describe_steps(transforms: TransformsConfig) -> str:
+    """The keys of the augmentation in one line, without those of steps that are switched off."""
+    values = transforms.model_dump(exclude={"input_size"})
+    off = {key.removesuffix("_prob") for key, value in values.items() if key.endswith("_prob") and value == 0}
+    own = {key: value for key, value in values.items() if re.sub("_(prob|strength)$", "", key) not in off}
+    return ", ".join(f"{key} {value}" for key, value in own.items() if (key, value) != ("augmentation_strength", 1))
 
 
 def _left_of(column: int) -> int:

@@ -11,12 +11,20 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from phenoscape_tune.cli import contact_sheet
-from phenoscape_tune.cli.contact_sheet import PAIRS, ROWS, choose_rows, draw_contact_sheet, printable
+from phenoscape_tune.cli.contact_sheet import (
+    PAIRS,
+    ROWS,
+    choose_rows,
+    describe_steps,
+    draw_contact_sheet,
+    printable,
+)
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.data.parts import make_request
 from phenoscape_tune.data.specimens import Specimens, find_specimens
 from phenoscape_tune.data.survey import answer
+from phenoscape_tune.transforms import TransformsConfig
 
 
 def draw(specimens: Specimens, config: TrainConfig) -> Image.Image:
@@ -77,6 +85,15 @@ def test_ultraviolet_channels_have_a_row_of_their_own(birds: Path, monkeypatch: 
     assert [label for _, label in told[:2]] == ["crow · red, green, green", "crow · uv, uv, uv"]
     assert len(told) == ROWS
     assert sheet.height > ROWS * 128
+
+
+def test_the_line_above_tells_the_steps_that_happen() -> None:
+    plain = describe_steps(TransformsConfig())
+    assert plain.startswith("cj_prob 0.8, cj_strength 0.5, min_scale 0.08, random_gray_scale 0.2, gaussian_blur 0.5")
+    assert plain.endswith("hf_prob 0.5")
+    spectral = describe_steps(TransformsConfig(cj_prob=0, gain_prob=0.4, augmentation_strength=0.5))
+    assert "cj_" not in spectral
+    assert spectral.endswith("hf_prob 0.5, gain_prob 0.4, gain_strength 0.1, augmentation_strength 0.5")
 
 
 def test_names_are_shown_whatever_their_characters() -> None:
