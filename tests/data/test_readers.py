@@ -176,6 +176,16 @@ def test_what_is_no_image_is_refused_with_a_reason(
         assert capfd.readouterr() == ("", "")
 
 
+def test_no_reader_takes_the_files_of_another_for_other_pixels(reader: Reader, tmp_path: Path) -> None:
+    for write in WRITERS.values():
+        other = write(tmp_path)
+        try:
+            found = reader.read_channels(other)
+        except UnreadableImage:
+            continue
+        np.testing.assert_array_equal(found, PIXELS)
+
+
 @pytest.mark.parametrize("name", ["ünïcödé 蝶 x", "a\nb", "x;y {z} %20", os.fsdecode(b"\xff\xfe")])
 def test_any_name_of_a_file_is_read_and_told(reader: Reader, path: Path, name: str) -> None:
     for file in list(path.parent.iterdir()):

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -492,6 +493,23 @@ def test_pages_and_planes_that_are_not_asked_for_are_not_read(tmp_path: Path) ->
         path.write_bytes(content)
         np.testing.assert_array_equal(read_channels(path, [2, 0]), pixels[[2, 0]])
         assert refusal(path, [1]).startswith("damaged TIFF: ")
+
+
+@pytest.mark.parametrize("arranged", ["pages", "planes", "samples"])
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_some_channels_of_a_large_file_do_not_fill_the_memory(
+    tmp_path: Path, arranged: str, compression: str | None
+) -> None:
+    pixels = np.zeros((64, 256, 256), "u2")  # 8 MiB
+    pixels[[9, 3]] = values(2, 256, 256)
+    path = write(tmp_path / "x.tif", pixels, arranged, compression=compression, rowsperstrip=16)
+    read_channels(path, [0])
+    tracemalloc.start()
+    found = read_channels(path, [9, 3])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found, pixels[[9, 3]])
+    assert most < 3.5 * 2**20  # the result is 0.25 MiB, a strip of all samples 0.5, and 64 pages have tags
 
 
 GDAL = shutil.which("gdal_translate")
