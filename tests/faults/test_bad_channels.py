@@ -1,4 +1,4 @@
-"""Images of many channels that are damaged or do not go together, through the commands: told by name, before training."""
+"""Images of many channels that are damaged or do not go together: told by name, through the commands."""
 
 from __future__ import annotations
 
