@@ -30,7 +30,7 @@ SPACE = """
 parameters:
   lr: {type: loguniform, low: 1.0e-4, high: 1.0e-2}
 scheduler: {grace_epochs: 1, reduction_factor: 2}
-budget: {trials: 3, max_epochs: 2}
+budget: {trials: 2, max_epochs: 1}
 confirm: {top_k: 1, seeds: 1}
 """
 
