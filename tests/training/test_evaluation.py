@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from phenoscape_tune.augment import TwoViews
 from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.data.parts import open_parts
 from phenoscape_tune.evaluate.objective import HELD_OUT_IMAGES
 from phenoscape_tune.training import evaluation
@@ -131,3 +134,33 @@ def test_without_labels_in_the_test_part_no_gain_is_made_up(tiny: Tiny, birds: P
     assert not len(open_parts(config).labelled(open_parts(config).split.test))
     assert "test_objective" not in rows[-1]
     assert not (Path(config.out_dir) / "test_scores.csv").exists()
+
+
+FULL = Channels(("uv1", "red", "green", "blue"), rgb=(1, 2, 3), uv=(0,))
+UV = Channels(("uv1", "uv2"), uv=(0, 1))
+BANDS = Channels(tuple(map(str, range(9))), wavelengths=tuple(map(float, range(400, 490, 10))))
+
+
+@pytest.mark.parametrize("name", evaluation.REFERENCES)
+def test_the_reference_views_of_rgb_images_are_what_they_were(name: str) -> None:
+    settings = {"weak": (0.2, 0.5), "moderate": (0.5, 0.2)}[name]
+    guide = {"cj_prob": 0.8, "random_gray_scale": 0.2, "gaussian_blur": 0.5, "kernel_size": 0.1, "sigmas": (0.1, 2.0)}
+    strength, scale = settings
+    before = TwoViews(input_size=32, cj_strength=strength, min_scale=scale, hf_prob=0.5, **guide)  # type: ignore[arg-type]
+    now = evaluation.reference_views(name, RGB, 32)
+    assert not now.spectra.active
+    assert replace(now, spectra=before.spectra) == before
+
+
+@pytest.mark.parametrize("channels", [FULL, UV, BANDS])
+def test_the_reference_views_of_other_channels_change_all_of_them(channels: Channels) -> None:
+    images = torch.full((40, len(channels), 36, 36), 120, dtype=torch.uint8)  # flat: crop, flip and blur do nothing
+    distances = []
+    for name in (evaluation.WEAK, evaluation.MODERATE):
+        views = evaluation.reference_views(name, channels, 32)
+        assert (views.cj_prob > 0, views.random_gray_scale > 0) == ((channels.rgb is not None,) * 2)
+        seen = views(images, torch.Generator().manual_seed(0)).view(2, 40, len(channels), -1)
+        apart = (seen[0] - seen[1]).abs().mean((0, 2))  # of two views, in each channel
+        assert (apart > 0.005).all()
+        distances.append(float(apart.mean()))
+    assert distances[0] < distances[1]
