@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from phenoscape_tune.data import envi
 from phenoscape_tune.data.layout import UnreadableImage
 from phenoscape_tune.data.tiff import read_channels, read_layout
 
@@ -538,6 +539,30 @@ def test_what_gdal_writes_comes_back(tmp_path: Path, options: str) -> None:
     same(tmp_path / "out.tif", pixels.astype(kind))
 
 
+GDAL_KINDS = [
+    "-co NBITS=12 -co COMPRESS=LZW",
+    "-co NBITS=14 -co INTERLEAVE=BAND -co ENDIANNESS=BIG",
+    "-ot Float32 -co NBITS=16 -co COMPRESS=DEFLATE -co PREDICTOR=3",
+    "-ot Float32 -co NBITS=24",
+    "-co COMPRESS=LERC",
+    "-b 1 -b 2 -b 3 -co COMPRESS=JPEG -co PHOTOMETRIC=YCBCR -ot Byte",
+    "-b 1 -co NBITS=1 -co COMPRESS=CCITTFAX4 -ot Byte",
+    "-b 1 -co NBITS=1 -co PHOTOMETRIC=MINISWHITE -ot Byte",
+]
+
+
+@pytest.mark.skipif(GDAL is None, reason="gdal_translate is not installed; the files in files/ are read in any case")
+@pytest.mark.parametrize("options", GDAL_KINDS)
+def test_what_gdal_writes_is_what_gdal_reads(tmp_path: Path, options: str) -> None:
+    write(tmp_path / "in.tif", values(4, 33, 40) >> (14 if "NBITS=1 " in options else 4), "planes")
+    assert GDAL is not None
+    subprocess.run([GDAL, "-q", *options.split(), "in.tif", "out.tif"], cwd=tmp_path, check=True)
+    subprocess.run([GDAL, "-q", "-of", "ENVI", "out.tif", "out.img"], cwd=tmp_path, check=True)
+    expected, found = envi.read_channels(tmp_path / "out.hdr"), read_channels(tmp_path / "out.tif")
+    assert found.any() and len(np.unique(found)) > 1
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.skipif(MAGICK is None, reason="ImageMagick is not installed; the files in files/ are read in any case")
 @pytest.mark.parametrize("options", ["-compress None", "-compress LZW", "-compress Zip -define tiff:endian=msb"])
 def test_what_imagemagick_writes_comes_back(tmp_path: Path, options: str) -> None:
@@ -547,3 +572,27 @@ def test_what_imagemagick_writes_comes_back(tmp_path: Path, options: str) -> Non
     command = [str(MAGICK), "-size", "17x13", "-depth", "16", "-endian", "LSB", *(f"{c}.gray" for c in range(7))]
     subprocess.run([*command, *options.split(), "out.tif"], cwd=tmp_path, check=True)
     same(tmp_path / "out.tif", pixels)
+
+
+@pytest.mark.skipif(MAGICK is None, reason="ImageMagick is not installed; the files in files/ are read in any case")
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ("", "rgba"),
+        ("-alpha off -compress JPEG", "rgb"),
+        ("-alpha off -colorspace CMYK", "cmyk"),
+        ("-alpha off -monochrome -compress Fax", "gray"),
+        ("-alpha off -monochrome -compress Group4 -define quantum:polarity=min-is-black", "gray"),
+        ("-alpha off -define tiff:fill-order=lsb -compress LZW -define tiff:tile-geometry=16x16", "rgb"),
+    ],
+)
+def test_what_imagemagick_writes_is_what_imagemagick_reads(tmp_path: Path, options: str, kind: str) -> None:
+    values(31, 45, 4, "u1").tofile(tmp_path / "in.rgba")
+    command = [str(MAGICK), "-size", "45x31", "-depth", "8", "rgba:in.rgba", *options.split(), "out.tif"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    subprocess.run([str(MAGICK), "out.tif", "-depth", "8", f"{kind}:out.raw"], cwd=tmp_path, check=True)
+    found = read_channels(tmp_path / "out.tif")
+    if read_layout(tmp_path / "out.tif").full_scale == (1.0,):
+        found = found * 255
+    assert len(np.unique(found)) > 1
+    assert np.ascontiguousarray(found.transpose(1, 2, 0)).tobytes() == (tmp_path / "out.raw").read_bytes()
