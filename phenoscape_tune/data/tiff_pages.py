@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, MASK, SEPARATED, YCBCR, LINEAR = 0, 1, 2, 3, 4, 5, 6, 34892
 AS_THEY_STAND = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, MASK, SEPARATED, LINEAR)
-JPEG = (6, 7)
+JPEG = (6, 7, 34892, 33007)
 OTHER_MEANINGS = {
     PALETTE: "a palette, whose values are no intensities; write it as grey or RGB",
     YCBCR: "luma and chroma without JPEG; write it as RGB",
