@@ -76,14 +76,16 @@ def draw_contact_sheet(specimens: Specimens, config: TrainConfig, recipe: Recipe
         for picture in pictures
     ]
     if channels != RGB:
-        captions = [(name, f"{label} · {each.title}".strip(" ·")) for name, label in captions for each in pictures]
+        captions = [(name, f"{label}\n{each.title}".strip()) for name, label in captions for each in pictures]
     return lay_out(cells, captions, config)
 
 
 def lay_out(
     cells: Sequence[Sequence[Image.Image]], captions: Sequence[tuple[str, str]], config: TrainConfig
 ) -> Image.Image:
-    """Rows of pictures, captioned with the file's name and class, below a line that tells the augmentation."""
+    """Rows of pictures, captioned with the file's name and class, and in another line what is shown of other channels,
+    below a line that tells the augmentation.
+    """
     columns = 1 + 2 * PAIRS
     width = _left_of(columns)
     sheet = Image.new("RGB", (width, HEAD + len(cells) * (CELL + GAP) + GAP), PAPER)
@@ -98,9 +100,11 @@ def lay_out(
         top = HEAD + row * (CELL + GAP)
         for line, text in enumerate(_wrap(printable(name), draw, CAPTION - 3 * GAP)):
             draw.text((GAP, top + 16 * line), text, INK, _font(12))
-        if label:
-            label = _shorten(printable(label), draw, _font(12), CAPTION - 3 * GAP)
-            draw.text((GAP, top + CELL - 18), label, FAINT, _font(12))
+        lines = [printable(line) for line in label.splitlines()]
+        for line, text in enumerate(reversed(lines), start=1):
+            draw.text(
+                (GAP, top + CELL - 18 * line), _shorten(text, draw, _font(12), CAPTION - 3 * GAP), FAINT, _font(12)
+            )
         for column, picture in enumerate(pictures):
             # Small inputs are shown by their pixels, large ones smoothly.
             method = Image.Resampling.NEAREST if picture.width < CELL else Image.Resampling.LANCZOS

@@ -22,15 +22,10 @@ class FalseColour:
 
     indices: tuple[int, int, int]
     """Of the channels shown as red, green and blue."""
-    names: tuple[str, ...]
-    """Theirs, in that order."""
+    title: str
+    """What stands for red, green and blue, such as `uv3, uv2, uv1` or `650, 550, 450 nm`."""
     white: float = 1.0
     """The value, in 0..1, that is shown at full brightness: the same for all channels, so that colours are kept."""
-
-    @property
-    def title(self) -> str:
-        """Such as `uv3, uv2, uv1`: what stands for red, green and blue."""
-        return ", ".join(self.names)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """The picture, uint8 (H, W, 3), of an image (C, H, W): uint8, uint16, or floats in 0..1."""
@@ -105,7 +100,10 @@ def _spread(channels: Channels, among: Sequence[int]) -> FalseColour:
 
 
 def _named(channels: Channels, indices: tuple[int, int, int]) -> FalseColour:
-    return FalseColour(indices, tuple(channels.names[index] for index in indices))
+    known = channels.wavelengths
+    if known is not None:
+        return FalseColour(indices, ", ".join(f"{known[index]:.0f}" for index in indices) + " nm")
+    return FalseColour(indices, ", ".join(channels.names[index] for index in indices))
 
 
 def _to_unit(values: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def test_ultraviolet_channels_have_a_row_of_their_own(birds: Path, monkeypatch: 
     specimens = find_specimens(birds)
     recipe = answer(specimens, make_request(config, specimens), 1)
     sheet = draw_contact_sheet(specimens, config, replace(recipe, channels=channels))
-    assert [label for _, label in told[:2]] == ["crow · red, green, green", "crow · uv, uv, uv"]
+    assert [label for _, label in told[:2]] == ["crow\nred, green, green", "crow\nuv, uv, uv"]
     assert len(told) == ROWS
     assert sheet.height > ROWS * 128
 

@@ -99,7 +99,7 @@ def test_a_run_on_spectra_shows_their_means_once(tiny: Tiny, cubes: Path) -> Non
     events.Reload()
     shown = {tag: len(events.Images(tag)) for tag in events.Tags()["images"]}
     views = "augmented views (a column an image): "
-    assert [tag.removeprefix(views) for tag in shown] == ["mean spectra by class", "640 nm, 540 nm, 440 nm"]
+    assert [tag.removeprefix(views) for tag in shown] == ["mean spectra by class", "640, 540, 440 nm"]
     assert set(shown.values()) == {1}
     log = (Path(config.out_dir) / "logs" / "training.log").read_text()
     assert "spectral_stem: 20 channels are mixed to 3 by a learned 1x1 convolution" in log
