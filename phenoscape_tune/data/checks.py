@@ -198,7 +198,11 @@ def _find_saturated(measured: Measurements) -> Finding:
         "leave such channels out (channels, bands), or such images: what is cut off cannot be told apart",
         True,
         tuple(
-            {"name": measured.specimens.names[i], "channels": [names[channel] for channel in channels]}
+            {
+                "name": measured.specimens.names[i],
+                "reason": names[channels[0]] + (f" and {len(channels) - 1} more" if len(channels) > 1 else ""),
+                "channels": [names[channel] for channel in channels],
+            }
             for i, channels in enumerate(measured.saturated)
             if channels
         ),
