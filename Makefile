@@ -18,8 +18,9 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python scripts/tune.py --space demo.yaml --name demo --overwrite
 
+# Two processes, a file at a time: most of the time goes to starts of Ray, which leave a core idle.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-quick: setup
 	$(BIN)/python -m pytest -m "not slow"
