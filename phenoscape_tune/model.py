@@ -101,10 +101,11 @@ def build_encoder(
         mean, std: per channel, of the training images in [0, 1]; pretrained weights of RGB pictures bring their own.
         say: gets a line on each thing that was decided.
 
-    Raises UserError for an unknown backbone, weights that cannot be had or do not fit, a stem that the backbone does
-    not have, or a spectral stem wider than the images have channels.
+    Raises UserError for an unknown backbone, weights that cannot be had or do not fit, or a stem that the backbone does
+    not have.
     """
-    width = _backbone_channels(config, channels, say)
+    mixed_to = _spectral_stem_width(config, channels, say)
+    width = mixed_to or channels
     file = None if config.weights in (None, "DEFAULT") else read_weights(Path(str(config.weights)))
     pretrained = config.weights == "DEFAULT"
     backbone = create_backbone(config, width, pretrained)
@@ -113,7 +114,7 @@ def build_encoder(
         _tell_pretrained(backbone, width, say)
     if small := uses_small_stem(config, backbone, file):
         shrink_stem(backbone, width)
-    spectral_stem = None if config.spectral_stem is None else build_spectral_stem(channels, width)
+    spectral_stem = None if mixed_to is None else build_spectral_stem(channels, mixed_to)
     if file is not None:
         other_stem = hasattr(backbone, "conv1") and file.has_small_stem != has_shrunk_stem(backbone)
         fitted = fit_weights(file, backbone, config.backbone, own_stem=other_stem, say=say)
@@ -129,18 +130,16 @@ def build_encoder(
     return encoder
 
 
-def _backbone_channels(config: TrainConfig, channels: int, say: Callable[[str], None]) -> int:
-    """Channels that the backbone takes. Raises UserError for a spectral stem that is no mixture to fewer."""
+def _spectral_stem_width(config: TrainConfig, channels: int, say: Callable[[str], None]) -> int | None:
+    """Channels that a spectral stem leaves; None without one."""
     width = config.spectral_stem
     if width is None:
-        return channels
-    if width > channels:
-        raise UserError(
-            f"spectral_stem: {width} is more than the {channels} channels of the images; write {channels} or less, or "
-            "null for none"
-        )
-    same = "; as many come out as go in" if width == channels else ""
-    say(f"spectral_stem: {channels} channels are mixed to {width} by a learned 1x1 convolution{same}")
+        return None
+    if width >= channels:
+        # A search may compare all bands with a few of them: these need no mixing.
+        say(f"spectral_stem: {width}: the images have {channels} channels, which the backbone takes as they are")
+        return None
+    say(f"spectral_stem: {channels} channels are mixed to {width} by a learned 1x1 convolution")
     return width
 
 

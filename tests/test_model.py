@@ -249,12 +249,14 @@ def test_weights_for_rgb_stand_unchanged_behind_a_spectral_stem_of_three(
     assert not any("adapted" in line for line in said)
 
 
-def test_a_spectral_stem_wider_than_the_channels_is_refused_and_one_as_wide_is_said(tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"spectral_stem: 8 is more than the 7 channels of the images; write 7 or less"):
-        build(tiny(spectral_stem=8), 7)
+@pytest.mark.parametrize("width", [7, 8])
+def test_channels_that_are_no_more_than_a_spectral_stem_is_wide_are_not_mixed(tiny: Tiny, width: int) -> None:
     said: list[str] = []
-    build_encoder(tiny(spectral_stem=7), 7, [0.5] * 7, [0.2] * 7, said.append)
-    assert any(line.endswith("as many come out as go in") for line in said)
+    encoder = build_encoder(tiny(spectral_stem=width), 7, [0.5] * 7, [0.2] * 7, said.append)
+    assert encoder.spectral_stem is None
+    assert f"spectral_stem: {width}: the images have 7 channels, which the backbone takes as they are" in said
+    restored = restore_encoder(tiny(spectral_stem=width), encoder.state_dict(), Path("x"))
+    assert restored.spectral_stem is None and restored.mean.shape[1] == 7
 
 
 @pytest.mark.parametrize(
