@@ -204,7 +204,7 @@ class TrainConfig(Keys):
         None,
         ge=1,
         le=1024,
-        description="Width k of a learned 1x1 convolution to k channels before the backbone, if there are more; null: none.",
+        description="Width k of a learned 1x1 convolution to k channels, if there are more, before the backbone.",
     )
     projection_dim: int = Field(128, ge=2, le=8192, description="Width of the projection that the loss sees.")
 
