@@ -1,8 +1,8 @@
-"""Reflectance spectra of generated specimens, of what they sit on, the light on them, and the cameras that see them.
+"""Reflectance spectra of generated specimens and of what they lie on, the light on them, and the camera that sees them.
 
 Wavelengths are nm, 300 to 1000; reflectances 0 to 1. The curves follow the usual shapes of measured spectra: pterins,
 carotenoids and ommochromes are steps, melanin rises slowly into the infrared, structural blue and ultraviolet are peaks
-(ultraviolet of pierid wings: Ghiradella et al. 1972, Science 178), leaves have chlorophyll's green peak and red edge.
+(ultraviolet of pierid wings: Ghiradella et al. 1972, Science 178).
 """
 
 from collections.abc import Callable
@@ -57,40 +57,11 @@ PALETTES: tuple[tuple[Spectrum, Spectrum], ...] = (
     ),
 )
 
-# Two tones each of what a specimen sits on.
-BACKGROUNDS: tuple[tuple[Spectrum, Spectrum], ...] = (
-    (  # leaves, shaded and lit
-        lambda nm: 0.03 + 0.06 * peak(nm, 552, 32) + 0.34 * rise(nm, 712, 12),
-        lambda nm: 0.05 + 0.17 * peak(nm, 555, 38) + 0.10 * rise(nm, 520, 12) + 0.42 * rise(nm, 710, 12),
-    ),
-    (  # bark
-        lambda nm: 0.05 + 0.14 * rise(nm, 620, 90) + 0.16 * rise(nm, 800, 70),
-        lambda nm: 0.14 + 0.28 * rise(nm, 570, 90) + 0.15 * rise(nm, 800, 70),
-    ),
-    (  # sand
-        lambda nm: 0.10 + 0.30 * rise(nm, 520, 60) + 0.10 * rise(nm, 750, 80),
-        lambda nm: 0.20 + 0.44 * rise(nm, 500, 70) + 0.08 * rise(nm, 750, 80),
-    ),
-    (  # stone
-        lambda nm: 0.20 + 0.06 * rise(nm, 600, 120),
-        lambda nm: 0.40 + 0.10 * rise(nm, 500, 120),
-    ),
-    (  # petals, which reflect some ultraviolet
-        lambda nm: 0.22 + 0.20 * peak(nm, 440, 35) + 0.38 * rise(nm, 615, 16),
-        lambda nm: 0.30 + 0.30 * peak(nm, 445, 60) + 0.42 * rise(nm, 600, 20),
-    ),
-    (  # drawer cardboard, whose brightener swallows ultraviolet
-        lambda nm: 0.07 + 0.64 * rise(nm, 412, 9),
-        lambda nm: 0.08 + 0.76 * rise(nm, 408, 9),
-    ),
-    (  # soil
-        lambda nm: 0.05 + 0.08 * rise(nm, 600, 70) + 0.06 * rise(nm, 800, 80),
-        lambda nm: 0.09 + 0.18 * rise(nm, 580, 70) + 0.10 * rise(nm, 800, 80),
-    ),
-    (  # dry grass
-        lambda nm: 0.10 + 0.24 * rise(nm, 560, 60) + 0.14 * rise(nm, 720, 40),
-        lambda nm: 0.15 + 0.36 * rise(nm, 530, 60) + 0.16 * rise(nm, 720, 40),
-    ),
+# What all specimens lie on while they are recorded: grey foam, darker and lighter, and the felt that shows in its gaps.
+BACKGROUND: tuple[Spectrum, Spectrum, Spectrum] = (
+    lambda nm: 0.20 + 0.05 * rise(nm, 600, 120),
+    lambda nm: 0.25 + 0.06 * rise(nm, 500, 120),
+    lambda nm: 0.13 + 0.05 * rise(nm, 750, 60),
 )
 
 
@@ -107,8 +78,8 @@ def absorption_band(wavelengths: np.ndarray, middle: float, depth: float) -> np.
 def light_spectrum(wavelengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One picture's light relative to that of the calibration, about 1: a tilt, a bow and the share of ultraviolet."""
     across = (wavelengths - 650) / 350
-    tilt, bow = rng.uniform(-0.2, 0.2), rng.uniform(-0.12, 0.12)
-    ultraviolet = rng.uniform(-0.4, 0.4) * rise(-wavelengths, -400, 12)
+    tilt, bow = rng.uniform(-0.08, 0.08), rng.uniform(-0.05, 0.05)
+    ultraviolet = rng.uniform(-0.25, 0.25) * rise(-wavelengths, -400, 12)
     return np.exp(tilt * across + bow * (across**2 - 1 / 3) + ultraviolet)
 
 

@@ -24,7 +24,7 @@ from phenoscape_tune.data.reflectance import Spectrum
 from phenoscape_tune.data.sample_folder import Progress, write_sample_folder
 from phenoscape_tune.data.sample_shapes import OVERSAMPLING, Wing, step
 
-SPECTRAL_SAMPLE_VERSION = 1
+SPECTRAL_SAMPLE_VERSION = 2
 FULL_SCALE = 65535
 
 CHANNELS = ("red", "green", "blue", "uv1", "uv2", "uv3", "mask")
@@ -33,7 +33,7 @@ ABSORBED = (500.0, 600.0)  # nm, far from the 450, 550 and 650 nm that stand for
 
 # Pattern and the palettes it often has; it shares all of them with the others.
 PATTERNS = {"banded": (0, 3), "bordered": (1, 4), "spotted": (2, 5)}
-FAVOURITE_SHARE = 0.9
+FAVOURITE_SHARE = 0.95
 
 ULTRAVIOLET_PLACES = ("basal", "marginal")
 MULTISPECTRAL_SPECIES = tuple(f"{pattern}_{place}" for pattern in PATTERNS for place in ULTRAVIOLET_PLACES)
@@ -132,7 +132,7 @@ def draw_hyperspectral(species: int, size: int, rng: np.random.Generator) -> np.
     scene = _draw_scene(HYPERSPECTRAL_PATTERNS[pattern], size, visible)
     nm = WAVELENGTHS
     materials = np.stack([spectrum(nm) for spectrum in scene.spectra])  # (M, 408)
-    middle, depth = ABSORBED[band] + hidden.uniform(-2, 2), hidden.uniform(0.35, 0.7)
+    middle, depth = ABSORBED[band] + hidden.uniform(-2, 2), hidden.uniform(0.55, 0.85)
     materials[GROUND] *= reflectance.absorption_band(nm, middle, depth)
     seen = scene.shares @ (materials * reflectance.light_spectrum(nm, visible)).astype(np.float32)
     # A sensor of silicon is less sure at both ends.
@@ -146,12 +146,10 @@ def _draw_scene(
     """A specimen with this pattern; ``scales`` says how much of a wing's pixels reflects ultraviolet, (S, S), 0..1."""
     side = OVERSAMPLING * size
     xs, ys = shapes.picture_plane(side)
-    tones = reflectance.BACKGROUNDS[rng.integers(len(reflectance.BACKGROUNDS))]
-    other = reflectance.BACKGROUNDS[rng.integers(len(reflectance.BACKGROUNDS))][rng.integers(2)]
     mix, patch = shapes.background_mixture(xs, ys, rng), shapes.background_patches(side, rng)
     shares = np.zeros((MATERIALS, side, side), np.float32)
     shares[:GROUND] = np.stack(((1 - mix) * (1 - patch), mix * (1 - patch), patch))
-    shares[:GROUND] *= rng.uniform(0.85, 1.15)
+    shares[:GROUND] *= rng.uniform(0.95, 1.05)
 
     across, ahead = shapes.to_body_frame(xs, ys, rng)
     wings = shapes.spread_wings(across, ahead, rng)
@@ -177,10 +175,11 @@ def _draw_scene(
         ultraviolet = ultraviolet * (1 - part)
     shares[TRUNK] *= rng.uniform(0.6, 1.1)
 
-    layers = np.concatenate((shares, ultraviolet[None])) * shapes.light_field(xs, ys, rng)
+    # The white reference has taken most of the light's unevenness out of a reflectance.
+    layers = np.concatenate((shares, ultraviolet[None])) * shapes.light_field(xs, ys, rng) ** 0.4
     blur = OVERSAMPLING * rng.uniform(0, 0.6)
     layers = _shrink(gaussian_filter(layers, (0, blur, blur), mode="nearest"))
-    spectra = (*tones, other, ground, mark, lambda nm: 0.35 * mark(nm) + 0.25 * ground(nm))
+    spectra = (*reflectance.BACKGROUND, ground, mark, lambda nm: 0.35 * mark(nm) + 0.25 * ground(nm))
     mask = _shrink(np.maximum.reduce([*covers, body, head, antennae])) >= 0.5
     return Scene(layers[:-1].transpose(1, 2, 0).astype(np.float32), layers[-1].astype(np.float32), spectra, mask)
 
@@ -200,7 +199,7 @@ def _vary(spectrum: Spectrum, brightness: float, shift: float) -> Spectrum:
 
 def _place_scales(place: str, rng: np.random.Generator) -> Callable[[Wing], np.ndarray]:
     """Where one specimen's wings reflect ultraviolet, and how much."""
-    border, strength = rng.uniform(0.52, 0.62), rng.uniform(0.3, 0.75)
+    border, strength = rng.uniform(0.52, 0.62), rng.uniform(0.35, 0.75)
     sign = 1 if place == "basal" else -1
     return lambda wing: strength * step(sign * (border - wing.along), 0.07)
 
