@@ -20,10 +20,12 @@ from phenoscape_tune.data.layout import (
     faults_told,
 )
 
-__all__ = ["DATA_SUFFIXES", "is_envi_header", "read_channels", "read_layout"]
+__all__ = ["DATA_SUFFIXES", "data_files", "is_envi_header", "read_channels", "read_layout"]
 
 DATA_SUFFIXES = (".bil", ".bsq", ".bip", ".raw", ".dat", ".img", "")
 """Of the data file beside a header."""
+SPELLINGS = (str.lower, str.upper, lambda suffix: suffix[:1] + suffix[1:].capitalize())
+"""How such a suffix may be written: .img, .IMG or .Img."""
 
 
 def read_layout(path: Path) -> Layout:
@@ -93,19 +95,26 @@ def _header_of(path: Path) -> Path:
     return found
 
 
-def _data_of(header: Path) -> Path:
-    """The one file beside a header that has its name with a suffix of data, or without .hdr."""
+def data_files(header: Path) -> list[Path]:
+    """The files beside a header that have its name with a suffix of data, or without .hdr: what may be its data."""
     stem = header.with_suffix("")
-    spellings = (str, str.upper, lambda suffix: suffix[:1] + suffix[1:].capitalize())
+    others = [header] if header.exists() else []
     found: list[Path] = []
-    for suffix in (spell(suffix) for suffix in DATA_SUFFIXES for spell in spellings):
+    for suffix in (spell(suffix) for suffix in DATA_SUFFIXES for spell in SPELLINGS):
         candidate = stem.with_name(stem.name + suffix)
         # Where names are the same in capitals, all spellings are one file.
-        if candidate.is_file() and not any(candidate.samefile(other) for other in (header, *found)):
+        if candidate.is_file() and not any(candidate.samefile(other) for other in (*others, *found)):
             found.append(candidate)
+    return found
+
+
+def _data_of(header: Path) -> Path:
+    """The one file that may be a header's data. Raises UnreadableImage where there is none, or more."""
+    found = data_files(header)
     if not found:
         known = " ".join(DATA_SUFFIXES).strip()
-        raise UnreadableImage(f"no data file beside it: {stem.name} with {known} or without a suffix")
+        stem = header.with_suffix("").name
+        raise UnreadableImage(f"no data file beside it: {stem} with {known} or without a suffix")
     if len(found) > 1:
         raise UnreadableImage(f"several data files beside it: {' and '.join(name.name for name in found)}; keep one")
     return found[0]

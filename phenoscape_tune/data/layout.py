@@ -68,7 +68,8 @@ def check_file(path: Path) -> int:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise UnreadableImage where a channel is larger than ``PIL.Image.MAX_IMAGE_PIXELS``, as for pictures."""
+    """Raise UnreadableImage where a channel is larger than ``PIL.Image.MAX_IMAGE_PIXELS``."""
+    # Compared here because Pillow only warns up to twice its limit, and filters for warnings are not safe in threads.
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and height * width > limit:
         raise UnreadableImage(f"{width} × {height} pixels; at most {limit:,} pixels are read")
@@ -114,6 +115,10 @@ def reason_of(fault: Exception) -> str:
     """One short line for a fault: what the system says, or the first line of the library's message."""
     if isinstance(fault, MemoryError):
         return "too large for the memory of this machine"
+    if isinstance(fault, Image.UnidentifiedImageError):
+        return "not an image of a known kind"
+    if isinstance(fault, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return f"too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
     if isinstance(fault, OSError) and fault.strerror:
         return fault.strerror
     return brief(str(fault)) or type(fault).__name__

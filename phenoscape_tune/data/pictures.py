@@ -4,7 +4,6 @@ Whatever Pillow would clip, wrap or drop without a word (16-bit grey, float, cha
 here.
 """
 
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -12,7 +11,14 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
-from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage
+from phenoscape_tune.data.layout import (
+    Layout,
+    OtherChannels,
+    UnreadableImage,
+    check_file,
+    check_size,
+    faults_told,
+)
 from phenoscape_tune.data.squares import Colour
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -21,6 +27,7 @@ WIDTH, HEIGHT, PHOTOMETRIC, BITS, SAMPLES, EXTRA, SAMPLE_FORMAT = 256, 257, 262,
 MOST_PAGES = 4096
 WHITE_IS_ZERO, PALETTE, CMYK = 0, 3, 5
 COLOUR_CHANNELS = {WHITE_IS_ZERO: 1, 1: 1, 2: 3, PALETTE: 1, CMYK: 4, 6: 3, 8: 3}
+RGB = 2
 ALPHA = ((1,), (2,))
 
 
@@ -33,19 +40,18 @@ def read_image(path: Path, background: Colour, shortest_side: int = 0) -> np.nda
     keep at least ``shortest_side`` pixels (0: full size).
 
     Raises UnreadableImage for anything that is no whole image of one to four known channels, or is larger than
-    ``PIL.Image.MAX_IMAGE_PIXELS``.
+    ``PIL.Image.MAX_IMAGE_PIXELS``; OtherChannels for a TIFF whose fourth channel is marked as transparency and is none.
     """
-    try:
-        tags = _check_file(path)
+    with faults_told():
+        tags = _read_tags(path)
         with Image.open(path, formats=FORMATS) as image:
-            _check_pixel_count(image)
+            check_size(image.height, image.width)
             if shortest_side:
                 image.draft(None, (shortest_side, shortest_side))
-            pixels = _convert(ImageOps.exif_transpose(image), background, tags)
-    except UnreadableImage:
-        raise
-    except Exception as fault:  # a damaged file makes the decoders raise nearly anything
-        raise UnreadableImage(_reason(fault)) from fault
+            upright = ImageOps.exif_transpose(image)
+            if _marks_transparency(tags):
+                _check_transparency(upright)
+            pixels = _convert(upright, background, tags)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -66,31 +72,54 @@ def image_size(path: Path) -> tuple[int, int]:
 
     Raises UnreadableImage where the header is that of no known image.
     """
-    try:
-        _check_file(path)
+    with faults_told():
+        _read_tags(path)
         with Image.open(path, formats=FORMATS) as image:
-            _check_pixel_count(image)
+            check_size(image.height, image.width)
             width, height = image.size
             # Pillow turns a TIFF's size by itself; and a PNG without EXIF in front would be decoded to look for it.
             if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
                 return width, height
             turned = image.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-    except UnreadableImage:
-        raise
-    except Exception as fault:  # as in read_image
-        raise UnreadableImage(_reason(fault)) from fault
     return (height, width) if turned else (width, height)
 
 
-def _check_file(path: Path) -> dict[int, tuple[int, ...]]:
+def marks_transparency(path: Path) -> bool:
+    """Whether a TIFF says of its fourth channel that it is the transparency of red, green and blue.
+
+    Some software says so of any fourth channel: what it is, only the pixels tell, and `read_image` looks at them.
+
+    Raises UnreadableImage as `image_size` does.
+    """
+    with faults_told():
+        return _marks_transparency(_read_tags(path))
+
+
+def _marks_transparency(tags: dict[int, tuple[int, ...]]) -> bool:
+    return tags.get(SAMPLES) == (4,) and tags[PHOTOMETRIC] == (RGB,) and tags[EXTRA] in ALPHA
+
+
+def _check_transparency(image: Image.Image) -> None:
+    """Raise OtherChannels where what should be transparency is most likely a channel of its own.
+
+    A picture with transparency shows something: it has opaque pixels, and most of those that are not wholly transparent
+    are.
+    """
+    if image.mode != "RGBA":
+        return
+    counts = image.getchannel("A").histogram()
+    if not counts[255] or 2 * counts[255] < sum(counts[1:]):
+        raise OtherChannels(
+            "TIFF whose 4th channel is marked as transparency and is none (few or none of its pixels are opaque); "
+            "modality=multispectral reads it as a channel"
+        )
+
+
+def _read_tags(path: Path) -> dict[int, tuple[int, ...]]:
     """The TIFF tags that say what the channels are (empty for other formats); refuses what Pillow would drop."""
-    # A pipe that a link leads to would be waited for, and a device never ends.
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise UnreadableImage("not a file of data")
+    check_file(path)
     with path.open("rb") as file:
         head = file.read(8)
-        if not head:
-            raise UnreadableImage("empty file (0 bytes)")
         if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return {}
         if b"+" in head[:4]:
@@ -128,14 +157,6 @@ def _count_pages(file: IO[bytes], directory: TiffImagePlugin.ImageFileDirectory_
         directory.load(file)
         pages += (directory.get(WIDTH), directory.get(HEIGHT)) == size
     return pages
-
-
-def _check_pixel_count(image: Image.Image) -> None:
-    # Compared here because Pillow only warns up to twice its limit, and filters for warnings are not safe in threads.
-    limit = Image.MAX_IMAGE_PIXELS
-    pixels = image.width * image.height
-    if limit is not None and pixels > limit:
-        raise UnreadableImage(f"{image.width} × {image.height} pixels; at most {limit:,} pixels are read")
 
 
 def _convert(image: Image.Image, background: Colour, tags: dict[int, tuple[int, ...]]) -> np.ndarray:
@@ -179,13 +200,3 @@ def _scale_float(values: np.ndarray) -> np.ndarray:
         raise UnreadableImage(f"float values from {low:g} to {high:g}; only 0..1, 0..255 or 0..65535 are read")
     factor = 255.0 if high <= 1 else 1.0 if high <= 255 else 1 / 257
     return np.rint(values * factor).astype(np.uint8)
-
-
-def _reason(fault: Exception) -> str:
-    if isinstance(fault, Image.UnidentifiedImageError):
-        return "not an image of a known kind"
-    if isinstance(fault, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
-        return f"too large: more than {Image.MAX_IMAGE_PIXELS:,} pixels"
-    if isinstance(fault, OSError) and fault.strerror:
-        return fault.strerror
-    return str(fault).strip() or type(fault).__name__

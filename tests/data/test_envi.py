@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phenoscape_tune.data.envi import DATA_SUFFIXES, is_envi_header, read_channels, read_layout
+from phenoscape_tune.data.envi import DATA_SUFFIXES, data_files, is_envi_header, read_channels, read_layout
 from phenoscape_tune.data.layout import UnreadableImage
 
 TYPES = {"1": "u1", "2": "i2", "3": "i4", "4": "f4", "5": "f8", "12": "u2", "13": "u4", "14": "i8", "15": "u8"}
@@ -127,6 +127,14 @@ def test_the_data_file_has_any_of_the_suffixes(tmp_path: Path, suffix: str) -> N
     path = write(tmp_path, cube, suffix=suffix)
     np.testing.assert_array_equal(read_channels(path), cube.transpose(2, 0, 1))
     np.testing.assert_array_equal(read_channels(tmp_path / f"x{suffix}"), cube.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("suffix", [".bil", ".Img", ".RAW", ""])
+def test_the_files_that_may_be_a_headers_data_are_listed_as_they_are_read(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path, ramp(), suffix=suffix)
+    assert data_files(path) == [tmp_path / f"x{suffix}"]
+    (tmp_path / "lone.hdr").symlink_to(tmp_path / "gone.hdr")
+    assert data_files(tmp_path / "lone.hdr") == []
 
 
 def test_the_header_may_keep_the_suffix_of_the_data(tmp_path: Path) -> None:

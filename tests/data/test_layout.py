@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from phenoscape_tune.data.layout import (
     UnreadableImage,
@@ -33,6 +34,7 @@ def test_a_reason_is_one_line_that_can_be_shown() -> None:
         (UnreadableImage("as it is"), "as it is"),
         (OSError(5, "Input/output error", "/a/path"), "Input/output error"),
         (MemoryError(), "too large for the memory of this machine"),
+        (Image.UnidentifiedImageError("cannot identify image file '/a/path'"), "not an image of a known kind"),
         (ValueError("<Page 3 @8> is\nwrong"), "damaged X: is"),
         (KeyError("x" * 500), "damaged X: '" + "x" * 159),
         (ZeroDivisionError(), "damaged X: ZeroDivisionError"),

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from phenoscape_tune.data.layout import OtherChannels, UnreadableImage
-from phenoscape_tune.data.pictures import image_size, read_image
+from phenoscape_tune.data.pictures import image_size, marks_transparency, read_image
 from phenoscape_tune.data.squares import fit
 
 GREY = (100, 110, 120)
@@ -210,6 +211,37 @@ def test_tiff_with_channels_beyond_alpha_is_refused(
         read_image(path, GREY)
     with pytest.raises(UnreadableImage):
         image_size(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("dark", [False, True], ids=["bright", "dark"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_ultraviolet_marked_as_transparency_is_not_taken_for_it(
+    tmp_path: Path, dtype: type, dark: bool, masked: bool
+) -> None:
+    most = np.iinfo(dtype).max // (300 if dark and dtype == np.uint16 else 2)
+    pixels = np.random.default_rng(0).integers(1, most, (16, 16, 4)).astype(dtype)
+    if masked:
+        pixels[:12] = 0
+    tifffile.imwrite(tmp_path / "x.tif", pixels, photometric="rgb")  # as which tifffile marks it by default
+    assert marks_transparency(tmp_path / "x.tif")
+    with pytest.raises(OtherChannels, match="4th channel is marked as transparency and is none .*multispectral"):
+        read_image(tmp_path / "x.tif", GREY)
+
+
+def test_transparency_with_soft_edges_is_transparency(tmp_path: Path) -> None:
+    pixels = np.full((16, 16, 4), 200, np.uint8)
+    pixels[..., 3] = 0
+    pixels[4:12, 4:12, 3] = 90
+    pixels[5:11, 5:11, 3] = 255
+    tifffile.imwrite(tmp_path / "x.tif", pixels, photometric="rgb")
+    assert marks_transparency(tmp_path / "x.tif")
+    read = read_image(tmp_path / "x.tif", GREY)
+    assert read[:, 0, 0].tolist() == list(GREY)
+    assert read[:, 8, 8].tolist() == [200] * 3
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "y.tif")
+    Image.fromarray(pixels).save(tmp_path / "y.png")
+    assert not marks_transparency(tmp_path / "y.tif") and not marks_transparency(tmp_path / "y.png")
 
 
 def test_hand_written_tiff_itself_is_valid(tmp_path: Path) -> None:
