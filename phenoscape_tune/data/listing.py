@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from phenoscape_tune.data import pictures
-from phenoscape_tune.data.envi import DATA_SUFFIXES, is_envi_header
+from phenoscape_tune.data import pictures, tiff
+from phenoscape_tune.data.envi import DATA_SUFFIXES, data_files, is_envi_header
 from phenoscape_tune.data.layout import OtherChannels, UnreadableImage
 from phenoscape_tune.data.readers import Modality
 from phenoscape_tune.errors import UserError
@@ -22,6 +23,8 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm")
 # TIFF files that are looked into to tell whether a folder holds pictures; packing looks into every one.
 LOOKED_INTO = 32
+# Of these, the most whose pixels tell whether a fourth channel is transparency.
+DECODED = 4
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,16 @@ class Listing:
     names: tuple[str, ...]
     """Posix paths relative to the folder, sorted; of a hyperspectral cube its header's."""
     passed_over: int = 0
-    """Pictures beside them that are of another modality."""
+    """Pictures and ENVI headers beside them that are of another modality."""
 
 
 def list_images(root: Path, modality: Literal["auto"] | Modality = "auto") -> Listing:
     """The images below ``root``.
 
     rgb: what Pillow reads, by suffix. multispectral: TIFF. hyperspectral: ENVI headers (``.hdr``), and data files that
-    lack theirs, which are told as unreadable. auto: hyperspectral where there is an ENVI header; else multispectral
-    where half of the pictures or more are TIFF files with channels beyond RGB and alpha; else rgb.
+    lack theirs, which are told as unreadable. auto: hyperspectral where there are ENVI headers, at least half as many
+    as pictures; else multispectral where half of the pictures or more are TIFF files that are no pictures: of channels
+    beyond RGB and alpha, or of values that Pillow does not know, such as RGB of float32; else rgb.
 
     Folders and files whose name begins with a dot are skipped; links are followed once. Raises UserError for a folder
     that is missing, cannot be listed or holds no image of the modality.
@@ -53,39 +57,63 @@ def list_images(root: Path, modality: Literal["auto"] | Modality = "auto") -> Li
     def ending(suffixes: Sequence[str]) -> list[str]:
         return sorted(name for suffix in suffixes for name in by_suffix.get(suffix, ()))
 
+    beside = set(ending(PICTURE_SUFFIXES))
+    cubes = [name for name in ending((HEADER_SUFFIX,)) if is_envi_header(root / name)]
     if modality == "auto":
-        modality = _tell_modality(root, ending((HEADER_SUFFIX,)), ending(TIFF_SUFFIXES), len(ending(PICTURE_SUFFIXES)))
+        modality = _tell_modality(root, len(cubes), ending(TIFF_SUFFIXES), len(beside))
     if modality == "hyperspectral":
         found = _list_cubes(root, ending((HEADER_SUFFIX,)), ending(tuple(s for s in DATA_SUFFIXES if s)))
     else:
         found = ending(TIFF_SUFFIXES if modality == "multispectral" else PICTURE_SUFFIXES)
     if not found:
         raise UserError(_describe_no_images(root, names, modality))
-    return Listing(modality, tuple(found), len(set(ending(PICTURE_SUFFIXES)) - set(found)))
+    return Listing(modality, tuple(found), len((beside | set(cubes)) - set(found)))
 
 
 def files_of(path: Path, modality: Modality) -> list[Path]:
     """The files that an image is read from: a cube's header, and whatever beside it may be its data."""
-    if modality != "hyperspectral":
-        return [path]
-    stem = path.with_suffix("")
-    beside = [stem.with_name(stem.name + suffix) for suffix in DATA_SUFFIXES]
-    beside += [stem.with_name(stem.name + suffix.upper()) for suffix in DATA_SUFFIXES if suffix]
-    return [path, *(file for file in beside if file.is_file())]
+    return [path, *data_files(path)] if modality == "hyperspectral" else [path]
 
 
-def _tell_modality(root: Path, headers: Sequence[str], tiffs: Sequence[str], pictures: int) -> Modality:
-    if any(is_envi_header(root / name) for name in headers):
+def _tell_modality(root: Path, cubes: int, tiffs: Sequence[str], pictures_in_all: int) -> Modality:
+    # A single file of another kind among photographs is no reason to pass those over. Of a cube there may be two
+    # pictures, its preview and a photograph.
+    if cubes and 2 * cubes >= pictures_in_all:
         return "hyperspectral"
-    looked_into = tiffs[:: max(1, len(tiffs) // LOOKED_INTO)]
-    other = sum(_has_other_channels(root / name) for name in looked_into)
-    # A single such file among photographs is no reason to pass those over: reading it tells what it is.
-    return "multispectral" if other and 2 * other * len(tiffs) >= pictures * len(looked_into) else "rgb"
+    looked_into = [root / name for name in tiffs[:: max(1, len(tiffs) // LOOKED_INTO)]]
+    other = sum(map(_has_other_channels, looked_into)) + _count_false_transparency(looked_into)
+    return "multispectral" if other and 2 * other * len(tiffs) >= pictures_in_all * len(looked_into) else "rgb"
 
 
 def _has_other_channels(path: Path) -> bool:
+    """Whether a TIFF is no picture, by its header."""
     try:
         pictures.image_size(path)
+    except OtherChannels:
+        return True
+    except UnreadableImage:
+        with suppress(UnreadableImage):  # told when it is read, as what it then is
+            tiff.read_layout(path)
+            return True
+    return False
+
+
+def _count_false_transparency(paths: Sequence[Path]) -> float:
+    """How many of these TIFFs mark a channel as transparency that is none; reckoned from the pixels of a few."""
+    marked = [path for path in paths if _marks_transparency(path)]
+    decoded = marked[:: max(1, len(marked) // DECODED)][:DECODED]
+    return sum(map(_is_misread, decoded)) * len(marked) / max(1, len(decoded))
+
+
+def _marks_transparency(path: Path) -> bool:
+    with suppress(UnreadableImage):  # counted as such where it is read
+        return pictures.marks_transparency(path)
+    return False
+
+
+def _is_misread(path: Path) -> bool:
+    try:
+        pictures.read_image(path, (0, 0, 0))
     except OtherChannels:
         return True
     except UnreadableImage:

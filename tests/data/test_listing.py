@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from phenoscape_tune.data import pictures, tiff
 from phenoscape_tune.data.listing import files_of, list_images
 from phenoscape_tune.data.specimens import find_specimens
 from phenoscape_tune.errors import UserError
@@ -57,6 +59,60 @@ def test_one_such_file_among_photographs_does_not_pass_them_over(tmp_path: Path)
     assert list_images(tmp_path, "multispectral").names == ("odd.tif",)
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("samples", [3, 4])
+def test_tiffs_that_pillow_does_not_know_are_multispectral(tmp_path: Path, samples: int, planar: str) -> None:
+    shape = (8, 8, samples) if planar == "contig" else (samples, 8, 8)
+    for number in range(3):
+        pixels = np.random.default_rng(number).random(shape, np.float32)
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels, photometric="rgb", planarconfig=planar)
+    found = list_images(tmp_path)
+    assert (found.modality, len(found.names)) == ("multispectral", 3)
+    assert all(tiff.read_layout(tmp_path / name).channels == samples for name in found.names)
+
+
+def write_four(path: Path, transparent: bool) -> None:
+    """RGB and a fourth channel, marked as transparency: a cut-out specimen's, or ultraviolet of any value."""
+    pixels = np.random.default_rng(0).integers(1, 200, (8, 8, 4)).astype(np.uint8)
+    if transparent:
+        pixels[..., 3] = 255 * (np.arange(8) > 3)
+    tifffile.imwrite(path, pixels, photometric="rgb")
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_fourth_channel_is_transparency_where_its_pixels_are(tmp_path: Path, transparent: bool) -> None:
+    for number in range(9):
+        write_four(tmp_path / f"{number}.tif", transparent)
+    assert list_images(tmp_path).modality == ("rgb" if transparent else "multispectral")
+
+
+def test_only_a_few_are_decoded_to_tell_transparency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        write_four(tmp_path / f"{number:02}.tif", number >= 30)
+    decoded = []
+
+    def read_image(path: Path, *arguments: Any) -> np.ndarray:
+        decoded.append(path)
+        return own(path, *arguments)
+
+    own = pictures.read_image
+    monkeypatch.setattr(pictures, "read_image", read_image)
+    assert list_images(tmp_path).modality == "multispectral"
+    assert len(decoded) == 4
+
+
+def test_one_cube_among_photographs_does_not_pass_them_over(tmp_path: Path) -> None:
+    write_cube(tmp_path / "odd")
+    for number in range(2):
+        write_picture(tmp_path / f"{number}.jpg")
+    found = list_images(tmp_path)  # two pictures of a cube may be its previews
+    assert (found.modality, found.passed_over) == ("hyperspectral", 2)
+    write_picture(tmp_path / "2.jpg")
+    found = list_images(tmp_path)
+    assert (found.modality, found.names, found.passed_over) == ("rgb", ("0.jpg", "1.jpg", "2.jpg"), 1)
+    assert list_images(tmp_path, "hyperspectral").names == ("odd.hdr",)
+
+
 def test_cubes_are_listed_by_their_headers_and_data_without_one_is_not_missed(tmp_path: Path) -> None:
     write_cube(tmp_path / "a/1")
     write_cube(tmp_path / "b/2", ".raw")
@@ -72,9 +128,10 @@ def test_cubes_are_listed_by_their_headers_and_data_without_one_is_not_missed(tm
     assert list_images(tmp_path, "rgb").names == ("b/preview.png",)
 
 
-def test_a_cube_is_read_from_its_header_and_its_data(tmp_path: Path) -> None:
-    write_cube(tmp_path / "1", ".BIP")
-    assert files_of(tmp_path / "1.hdr", "hyperspectral") == [tmp_path / "1.hdr", tmp_path / "1.BIP"]
+@pytest.mark.parametrize("suffix", [".BIP", ".Img", ".bil"])
+def test_a_cube_is_read_from_its_header_and_its_data(tmp_path: Path, suffix: str) -> None:
+    write_cube(tmp_path / "1", suffix)
+    assert files_of(tmp_path / "1.hdr", "hyperspectral") == [tmp_path / "1.hdr", tmp_path / f"1{suffix}"]
     assert files_of(tmp_path / "1.tif", "multispectral") == [tmp_path / "1.tif"]
 
 
