@@ -48,7 +48,8 @@ def test_a_sound_folder_is_described_and_written_down(
     assert result["spectra"] is None
     assert not (tmp_path / "outputs" / "check-birds" / "spectra.png").exists()
     assert result["checks"]["duplicates"]["count"] == 0
-    assert "72 images" in printed
+    assert (result["modality"], result["passed_over"]) == ("rgb", 0)
+    assert "72 rgb images" in printed and "passed over" not in printed
     assert "no faults" in printed
     with Image.open(tmp_path / "outputs" / "check-birds" / "contact_sheet.png") as sheet:
         assert sheet.width > 900
@@ -58,9 +59,15 @@ def test_spectra_have_a_figure_and_numbers_by_class(
     cubes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     colourless = ("transforms.cj_prob=0", "transforms.random_gray_scale=0")
-    assert run(cubes, "--out", tmp_path / "out", *colourless) == 0
+    folder = tmp_path / "cubes"
+    shutil.copytree(cubes, folder)
+    Image.new("RGB", (4, 4)).save(folder / "preview.png")
+    assert run(folder, "--out", tmp_path / "out", *colourless) == 0
     printed = capsys.readouterr().out
     result = read(tmp_path / "out")
+    assert (result["modality"], result["passed_over"]) == ("hyperspectral", 1)
+    told = " ".join(printed.split())
+    assert "32 hyperspectral images" in told and "1 of another modality beside them are passed over" in told
     assert [row["wavelength_nm"] for row in result["channels"]] == list(range(400, 800, 20))
     assert [(row["class"], row["images"]) for row in result["spectra"]] == [("notch", 16), ("plain", 16)]
     notch, plain = (np.array(row["mean"]) for row in result["spectra"])
@@ -79,7 +86,7 @@ def test_spectra_have_a_figure_and_numbers_by_class(
     assert "contact_sheet.png, spectra.png" in printed
     with Image.open(tmp_path / "out" / "spectra.png") as figure:
         assert figure.size == (960, 540)
-    assert run(cubes, "--out", tmp_path / "out", "--overwrite", "--quiet", *colourless) == 0
+    assert run(folder, "--out", tmp_path / "out", "--overwrite", "--quiet", *colourless) == 0
 
 
 def test_faults_are_told_and_strict_makes_them_the_exit_code(
