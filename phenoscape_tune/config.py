@@ -342,6 +342,18 @@ class TrainConfig(Keys):
         """Plain values (for YAML, checkpoints, other processes) that `build_config` reads back to an equal one."""
         return self.model_dump(mode="json")
 
+    def unwritten_transforms(self) -> list[str]:
+        """The transforms whose defaults follow from the images' channels, and that were not written."""
+        return sorted(KINDRED - self.transforms.model_fields_set)
+
+    def to_unsettled_mapping(self) -> dict[str, Any]:
+        """As `to_mapping`, without what follows from the images' channels and was not written."""
+        mapping = self.to_mapping()
+        if self.modality != "rgb":
+            for key in self.unwritten_transforms():
+                del mapping["transforms"][key]
+        return mapping
+
     def given(self) -> dict[str, Any]:
         """Plain values of the keys that were written, without defaults; `build_config` makes an equal one of them."""
         return self.model_dump(mode="json", exclude_unset=True)
@@ -389,21 +401,35 @@ def with_modality(
     return _with_defaults(known, *seen)
 
 
+def like_earlier(config: TrainConfig, earlier: TrainConfig) -> TrainConfig:
+    """The configuration with an earlier one's values where its own follow from the images and were not written."""
+    unwritten = config.unwritten_transforms()
+    copied = config.model_copy()
+    filled = _filled(config.transforms, {key: getattr(earlier.transforms, key) for key in unwritten})
+    object.__setattr__(copied, "transforms", filled)
+    return copied
+
+
+def forget_written(config: TrainConfig, transforms: Iterable[str]) -> TrainConfig:
+    """The configuration with some transforms that count as not written, as they were before it was saved whole."""
+    forgotten = _filled(config.transforms, {})
+    forgotten.model_fields_set.difference_update(set(transforms) & KINDRED)
+    copied = config.model_copy()
+    object.__setattr__(copied, "transforms", forgotten)
+    return copied
+
+
 def vary(base: TrainConfig, values: Mapping[str, Any], source: str) -> TrainConfig:
     """A configuration with some other values (nested), as a search tries them.
 
-    Where they choose other channels, a transform that is as the base's channels have it by default becomes what it is
-    by default for these: what acts on the ultraviolet has no meaning for red, green and blue.
+    Where they choose other channels, the transforms that follow from the channels, and were not written, are told anew:
+    what acts on the ultraviolet has no meaning for red, green and blue.
 
     Raises UserError as `build_config`.
     """
-    mapping = base.to_mapping()
-    if {"channels", "bands"} & set(values):
-        told = chosen_channels(base.modality, base.channels, base.channel_names, base.bands)
-        usual = {key: field.default for key, field in TransformsConfig.model_fields.items()}
-        usual |= defaults_of(base.modality, *told)
-        mapping["transforms"] = {k: v for k, v in mapping["transforms"].items() if k not in KINDRED or v != usual[k]}
-    return build_config(merge(mapping, values), source)
+    mapping = base.to_unsettled_mapping() if {"channels", "bands"} & set(values) else base.to_mapping()
+    varied = build_config(merge(mapping, values), source)
+    return forget_written(varied, set(base.unwritten_transforms()) - set(values.get("transforms") or {}))
 
 
 def _unset(config: TrainConfig) -> set[str]:

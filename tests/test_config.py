@@ -13,6 +13,7 @@ from phenoscape_tune.config import (
     advice,
     build_config,
     find_file,
+    forget_written,
     get_key,
     known_keys,
     load_config,
@@ -616,7 +617,9 @@ def test_keys_that_do_not_go_with_the_modality_of_the_files_are_refused() -> Non
 def test_other_channels_have_the_transforms_that_are_theirs_by_default() -> None:
     base = build_config({"modality": "multispectral", "channels": "full", "transforms": {"gain_prob": 0.31}})
     assert base.transforms.gamma_prob > 0 < base.transforms.cj_prob
-    for source in (base, build_config(base.to_mapping())):  # as it was written, and as a search's folder keeps it
+    saved = forget_written(build_config(base.to_mapping()), base.unwritten_transforms())
+    assert saved == base and "gain_prob" not in base.unwritten_transforms()
+    for source in (base, saved):  # as it was written, and as a search's folder keeps it
         rgb, uv = (vary(source, {"channels": chosen}, "a trial") for chosen in ("rgb_only", "uv_only"))
         assert (rgb.transforms.gamma_prob, rgb.transforms.cj_prob) == (0, base.transforms.cj_prob)
         assert (uv.transforms.gamma_prob, uv.transforms.cj_prob) == (base.transforms.gamma_prob, 0)
@@ -628,5 +631,9 @@ def test_what_was_written_of_the_transforms_is_tried_as_it_is() -> None:
     base = build_config({"modality": "hyperspectral", "transforms": {"shift_prob": 0.9}})
     assert vary(base, {"bands": "rgb"}, "a trial").transforms.shift_prob == 0.9
     assert vary(base, {"lr": 0.5}, "a trial") == build_config({**base.to_mapping(), "lr": 0.5})
+    searched = vary(base, {"bands": "rgb", "transforms": {"cj_prob": 0.3}}, "a trial")
+    assert "cj_prob" in searched.transforms.model_fields_set
+    assert "shift_prob" in searched.transforms.model_fields_set
+    assert "gain_prob" not in searched.to_unsettled_mapping()["transforms"]
     with pytest.raises(UserError, match="a trial: lr: 0 is not valid"):
         vary(base, {"lr": 0}, "a trial")

@@ -17,7 +17,6 @@ from phenoscape_tune.training.batch_advice import batch_warning, recommended_bat
 from phenoscape_tune.training.gpus import Gpu, visible_gpus
 
 if TYPE_CHECKING:
-    from phenoscape_tune.data.parts import Parts
     from phenoscape_tune.search.plan import Plan
 
 
@@ -94,9 +93,9 @@ def start_devices(args: argparse.Namespace, plan: Plan, channels: int) -> Device
     return replace(devices, parameters=check_on_worker(plan.base, min(devices.gpus, 1), channels))
 
 
-def measure_batch_sizes(plan: Plan, parts: Parts, devices: Devices, quiet: bool) -> Plan:
+def measure_batch_sizes(plan: Plan, channels: int, devices: Devices, quiet: bool) -> Plan:
     """The plan with what the device holds and how fast it is at each batch size, where the batch size is searched, and
-    with the batch sizes that the guide recommends for its memory.
+    with the batch sizes that the guide recommends for its memory. `channels` are the most that a trial's images have.
 
     Measured before the trials, which would share the device with it.
     """
@@ -112,9 +111,7 @@ def measure_batch_sizes(plan: Plan, parts: Parts, devices: Devices, quiet: bool)
     return replace(
         plan,
         batch_range=None if devices.memory_gib is None else recommended_batch(devices.memory_gib),
-        capacity=measure_on_worker(
-            plan.base, parts.channels, up_to, devices.cpus, min(devices.gpus, 1), devices.concurrent
-        ),
+        capacity=measure_on_worker(plan.base, channels, up_to, devices.cpus, min(devices.gpus, 1), devices.concurrent),
     )
 
 

@@ -202,6 +202,8 @@ def _open(path: Path, data_dir: str | None, overrides: dict[str, Any]) -> Traine
         given["data_dir"] = str(Path(data_dir).expanduser().absolute())
         if Path(given["data_dir"]).resolve() != Path(str(config.data_dir)).resolve():
             given.setdefault("labels", None)  # the run's table is of other images
+            if state.value_range is not None:  # measured there: the encoder knows no other scale
+                given.setdefault("value_scaling", list(state.value_range))
     if given.get("labels"):
         given["labels"] = str(Path(given["labels"]).expanduser().absolute())
     asked = build_config(merge(config.to_mapping(), given), "command line")

@@ -73,13 +73,16 @@ def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, 
 
 def look_at_data(
     space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path, quiet: bool
-) -> tuple[Plan, Parts]:
+) -> tuple[Plan, Parts, int]:
     """Pack the images, and refuse what would fail in the first trial: labels, sizes, unreadable files, augmentations
     that have no meaning for the images. The plan's base is settled on them.
+
+    Returns the plan, the base's images, and the most channels that a trial may have.
     """
     from phenoscape_tune.augment_checks import check_transforms
     from phenoscape_tune.data.parts import FEW_A_CLASS, open_parts, settle
     from phenoscape_tune.evaluate.objective import choose_metric
+    from phenoscape_tune.search.choices import open_choices
     from phenoscape_tune.search.plan import make_plan, trial_devices
     from phenoscape_tune.search.searched_transforms import check_searched
 
@@ -111,7 +114,8 @@ def look_at_data(
             f"{key}: {largest}{told} is larger than the training part of {base.data_dir} ({most} images); lower "
             f"{'the range' if sizes else 'it'}, or add images"
         )
-    return make_plan(space, base, max_epochs, folder, metric), parts
+    channels = open_choices(space, base, parts, metric, None if quiet else pack_progress, lambda line: warn([line]))
+    return make_plan(space, base, max_epochs, folder, metric), parts, channels
 
 
 def read_earlier_trials(args: argparse.Namespace, plan: Plan, parts: Parts) -> list[TrialRecord]:

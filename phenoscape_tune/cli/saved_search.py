@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phenoscape_tune.config import build_config
+from phenoscape_tune.config import build_config, forget_written
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.space import build_space
@@ -40,6 +40,8 @@ def write_search(plan: Plan, parts: Parts) -> None:
         "batch_range": plan.batch_range and list(plan.batch_range),
         "space": plan.space.to_mapping(),
         "config": plan.base.to_mapping(),
+        # What follows from the images' channels is told anew where a trial has others.
+        "unwritten_transforms": plan.base.unwritten_transforms(),
         "versions": versions(),
     }
     write_whole(plan.folder / SEARCH_FILE, dump_mapping(content))
@@ -54,7 +56,11 @@ def read_search(folder: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{folder / SEARCH_FILE}: lacks {', '.join(missing)}; it cannot be resumed, start a new search")
     kinds = {"seed": int, "max_epochs": int, "metric": str, "data": str, "space": dict, "config": dict}
-    kinds |= {key: kind for key, kind in (("batch_sizes", dict), ("batch_range", list)) if saved.get(key) is not None}
+    kinds |= {
+        key: kind
+        for key, kind in (("batch_sizes", dict), ("batch_range", list), ("unwritten_transforms", list))
+        if saved.get(key) is not None
+    }
     for key, kind in kinds.items():
         if not isinstance(saved[key], kind):
             raise UserError(
@@ -75,6 +81,7 @@ def saved_plan(folder: Path, saved: Mapping[str, Any]) -> Plan:
 
     space = build_space(saved["space"], str(folder / SEARCH_FILE))
     base = build_config(saved["config"], str(folder / SEARCH_FILE))
+    base = forget_written(base, saved.get("unwritten_transforms") or ())
     plan = make_plan(space, base, int(saved["max_epochs"]), folder, METRICS[saved["metric"]])
     measured, recommended = saved.get("batch_sizes"), saved.get("batch_range")
     # As it was found then: on another GPU the search would else go on with other trials.

@@ -29,7 +29,7 @@ from phenoscape_tune.cli.common import (
     warn_of_advice,
 )
 from phenoscape_tune.cli.devices import batch_warnings
-from phenoscape_tune.config import TrainConfig, build_config, load_config, merge, parse_overrides
+from phenoscape_tune.config import TrainConfig, build_config, flatten, load_config, merge, parse_overrides
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.storage import Storage, is_url, split_url
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
@@ -146,18 +146,19 @@ def _resolve_resumed(args: argparse.Namespace, resume: Path) -> TrainConfig:
         raise UserError(f"--resume: {resume}: no such checkpoint")
     if not (folder / "config.yaml").is_file():
         raise UserError(f"--resume: {folder}: holds no config.yaml, so {resume.name} is no checkpoint of a run there")
-    own = load_config(str(folder / "config.yaml")).to_mapping()
+    own = load_config(str(folder / "config.yaml"))
     overrides = parse_overrides(args.overrides)
-    config = build_config(merge(own, overrides), "command line")
+    config = build_config(merge(own.to_mapping(), overrides), "command line")
     if args.config:
         # With the same key=value on both sides: what was given when the run was started is given again.
         from phenoscape_tune.data.parts import settle_like
 
-        asked = ensure_data(settle_like(load_config(args.config, overrides), config)).to_mapping()
-        then = ensure_data(config).to_mapping()
-        different = [key for key, value in then.items() if asked[key] != value and key != "out_dir"]
+        asked = flatten(ensure_data(settle_like(load_config(args.config, overrides), config)).to_mapping())
+        then = flatten(ensure_data(config).to_mapping())
+        different = [key for key in then | asked if asked.get(key) != then.get(key) and key != "out_dir"]
         if different:
-            lines = "\n  ".join(f"{key}: was {own[key]!r}, is {asked[key]!r}" for key in different)
+            was = flatten(own.to_mapping())
+            lines = "\n  ".join(f"{key}: was {was.get(key)!r}, is {asked.get(key)!r}" for key in different)
             raise UserError(
                 f"{args.config}: is not the configuration of the run in {folder}:\n  {lines}\n"
                 "leave out --config, and change a key on purpose with key=value"

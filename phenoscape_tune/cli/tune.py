@@ -150,11 +150,11 @@ def _search(args: argparse.Namespace, folder: Path) -> int:
     warn_of_advice(base, args.quiet)
     hint = f"go on with it by '{resume_command(folder)}'"
     check_folder(folder, SEARCH_FILES, args.overwrite, hint)
-    plan, parts = look_at_data(space, ensure_data(base, args.quiet), max_epochs, folder, args.quiet)
+    plan, parts, channels = look_at_data(space, ensure_data(base, args.quiet), max_epochs, folder, args.quiet)
     warm = read_earlier_trials(args, plan, parts)
     check_storage(base)
-    devices = start_devices(args, plan, parts.channels)
-    plan = measure_batch_sizes(plan, parts, devices, args.quiet)
+    devices = start_devices(args, plan, channels)
+    plan = measure_batch_sizes(plan, channels, devices, args.quiet)
     _show_plan(args, plan, parts, devices)
     with _one_at_a_time(folder):
         # Only now, with all that the user wrote checked, may an earlier result be deleted; and not one that another
@@ -181,14 +181,14 @@ def _resume(args: argparse.Namespace, folder: Path) -> int:
             told = (folder / "summary.json").exists()
             with Mirror(None, folder) if told else open_mirror(conductor) as mirror:
                 return _finish(conductor, mirror)
-        _, parts = look_at_data(space, base, max_epochs, folder, args.quiet)
+        _, parts, channels = look_at_data(space, base, max_epochs, folder, args.quiet)
         if parts.fingerprint != saved["data"]:
             raise UserError(
                 f"{base.data_dir}: holds other images, classes or parts than when the search in {folder} was started, "
                 "so its trials cannot be compared with new ones; start a new search (--name or --overwrite)"
             )
         check_storage(base)
-        devices = start_devices(args, plan, parts.channels)
+        devices = start_devices(args, plan, channels)
         _show_plan(args, plan, parts, devices, ended=sum(record.ended for record in conductor.records()))
         return _run(args, plan, devices)
 

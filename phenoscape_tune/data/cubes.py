@@ -51,9 +51,9 @@ def read_square(path: Path, recipe: Recipe) -> np.ndarray:
 def read_bands(path: Path, recipe: Recipe, fill: Sequence[float] | None = None, clip: bool = True) -> Iterator[Bands]:
     """The recipe's channels of one file, a few at a time.
 
-    A pixel that is not finite in all of them, or has the header's value for no data, is background, and so is what the
-    mask hides: it has the value of ``fill`` (C,), by default the recipe's. Unless ``clip``, values may lie outside of
-    0..1.
+    A pixel that is finite in none of them, or has the header's value for no data in all, is background, and so is what
+    the mask hides: it has the value of ``fill`` (C,), by default the recipe's. Unless ``clip``, values may lie outside
+    of 0..1.
 
     Raises UnreadableImage for a file that has not the channels that the recipe says, an empty mask, and values that are
     not finite in some channels only.
@@ -65,6 +65,8 @@ def read_bands(path: Path, recipe: Recipe, fill: Sequence[float] | None = None, 
     rows, columns = _box(inside) if inside is not None and recipe.crop_to_mask else (slice(None), slice(None))
     hidden = None if inside is None else ~inside[rows, columns]
     background = np.array(recipe.fill if fill is None else fill, np.float32)[:, None, None]
+    blank = _find_blank(path, recipe, layout)
+    blank = None if blank is None else blank[rows, columns]
     finite = _Finite(hidden)
     for start, taken in _chunks(recipe.taken, layout):
         raw = reader.read_channels(path, taken)[:, rows, columns]
@@ -73,14 +75,28 @@ def read_bands(path: Path, recipe: Recipe, fill: Sequence[float] | None = None, 
         values = (raw.astype(np.float32) - low) / (high - low)
         missing = ~np.isfinite(values)
         finite.see(missing)
-        if layout.no_data is not None and np.isfinite(layout.no_data):
-            missing |= raw == raw.dtype.type(layout.no_data)
+        if blank is not None:
+            missing |= blank
         if hidden is not None:
             missing |= hidden
         saturated = _saturated_share(raw, full, ~missing)
         np.copyto(values, background[start : start + len(taken)], where=missing)
         yield Bands(start, values.clip(0, 1, out=values) if clip else values, saturated, raw)
     finite.check(recipe.channels.names)
+
+
+def _find_blank(path: Path, recipe: Recipe, layout: Layout) -> np.ndarray | None:
+    """bool (H, W): pixels that have the header's value for no data in all channels that are taken.
+
+    A dark pixel has it in one band, and is no background for that.
+    """
+    if layout.no_data is None or not np.isfinite(layout.no_data):
+        return None
+    blank = np.ones((layout.height, layout.width), bool)
+    for _, taken in _chunks(recipe.taken, layout):
+        raw = reader_of(recipe.modality).read_channels(path, taken)
+        blank &= (raw == raw.dtype.type(layout.no_data)).all(axis=0)
+    return blank
 
 
 def _saturated_share(raw: np.ndarray, full: np.ndarray, shown: np.ndarray) -> np.ndarray:

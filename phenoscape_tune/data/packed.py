@@ -53,10 +53,11 @@ def pack(
 ) -> Images:
     """The specimens' images as one memory-mapped array below ``cache_dir``; decoded only where it is not there yet.
 
-    What is packed depends on the folder, each file's name, size and time, and what is requested; labels and groups
-    are the caller's and cost no rebuild. Processes that ask at the same time build once. ``num_workers`` threads decode
-    (at least one); ``progress`` gets (done, total); ``notice`` gets one line for the user at a time. ``max_unreadable``
-    is the share (0..1) of unreadable images up to which they are left out; it is judged anew at each call.
+    What is packed depends on the folder, each file's name, size and time, and what is requested; labels and groups are
+    the caller's and cost no rebuild, but where percentiles are taken of the training part, which follows from them.
+    Processes that ask at the same time build once. ``num_workers`` threads decode (at least one); ``progress`` gets
+    (done, total); ``notice`` gets one line for the user at a time. ``max_unreadable`` is the share (0..1) of unreadable
+    images up to which they are left out; it is judged anew at each call.
 
     Raises NoRoom where the disk has too little space, UserError where more are unreadable, none is readable or
     ``cache_dir`` cannot be written.

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageColor
 
-from phenoscape_tune.config import TrainConfig, with_modality
+from phenoscape_tune.config import TrainConfig, like_earlier, with_modality
 from phenoscape_tune.data.decoding import Notice, Progress
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
@@ -39,7 +39,7 @@ FEW_A_CLASS = 20  # labelled images of the training and validation parts
 
 @dataclass(frozen=True)
 class Parts:
-    """Images (N, C, S, S) uint8, and which of them are for training, validation and the final test."""
+    """Images (N, C, S, S), and which of them are for training, validation and the final test."""
 
     images: Images
     split: Split
@@ -112,7 +112,8 @@ class Parts:
 
 def data_key(config: TrainConfig) -> tuple[object, ...]:
     """What `open_parts` depends on: configurations with equal keys have the same images in the same parts."""
-    return tuple(getattr(config, name) for name in _DATA_KEYS)
+    values = (getattr(config, name) for name in _DATA_KEYS)
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
 
 
 def open_images(config: TrainConfig, progress: Progress | None = None, notice: Notice | None = None) -> Images:
@@ -194,18 +195,16 @@ def make_request(config: TrainConfig, specimens: Specimens) -> Request:
 
 def settle(config: TrainConfig, recipe: Recipe) -> TrainConfig:
     """The configuration, once its images are known: their modality, and its defaults for what was not written."""
-    channels = recipe.channels
-    ordered = channels.wavelengths is not None and len(channels) >= FEWEST_BANDS
-    return with_modality(config, recipe.modality, rgb=channels.rgb is not None, uv=bool(channels.uv), ordered=ordered)
+    rgb, spectrum = recipe.channels.rgb is not None, recipe.modality == "hyperspectral"
+    ordered = recipe.channels.wavelengths is not None and not rgb and len(recipe.channels) >= FEWEST_BANDS
+    # The ultraviolet end of a spectrum is measured like the rest of it; a camera's ultraviolet by another filter.
+    uv = bool(recipe.channels.uv) and not spectrum
+    return with_modality(config, recipe.modality, rgb=rgb, uv=uv, ordered=ordered)
 
 
 def settle_like(config: TrainConfig, earlier: TrainConfig) -> TrainConfig:
-    """A configuration as it would be settled on the images of an earlier run of it, without looking at them."""
-    if config.modality == "auto":
-        config = with_modality(config, earlier.modality)
-    if config.value_scaling in ("auto", "percentile") and not isinstance(earlier.value_scaling, str):
-        config = config.model_copy(update={"value_scaling": earlier.value_scaling})
-    return config
+    """A configuration as it was settled on the images of an earlier run of it, without looking at them."""
+    return like_earlier(with_modality(config, earlier.modality), earlier)
 
 
 def _fixed(chosen: str | Sequence[int | str]) -> str | tuple[int | str, ...]:
@@ -224,7 +223,10 @@ def open_parts(config: TrainConfig, progress: Progress | None = None, notice: No
     split = split_specimens(images.specimens, config.val_fraction, config.test_fraction, config.split_seed)
     total, train = len(images.pixels), len(split.train)
     if len(split.val) < 2 or train < 2:
-        few = f"{total} image{'s are' if total != 1 else ' is'} too few"
+        kind = "" if images.recipe.modality == "rgb" else f"{images.recipe.modality} "
+        few = f"{total} {kind}image{'s are' if total != 1 else ' is'} too few"
+        if images.specimens.passed_over:
+            few += f" ({images.specimens.passed_over:,} pictures beside them are passed over; modality=rgb reads those)"
         raise UserError(
             f"data_dir: {config.data_dir}: {few}: {train} for training and {len(split.val)} for validation; "
             "a few dozen at least are needed"

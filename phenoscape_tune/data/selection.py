@@ -107,6 +107,8 @@ def _choose_bands(request: Request, layout: Layout) -> tuple[Channels, tuple[int
         raise UserError(f"bands: all {layout.channels} bands are marked as bad by the headers (bbl)")
     asked = request.bands
     taken = _find_bands(asked, bands, layout) if isinstance(asked, str) else _list_bands(asked, layout)
+    if len(set(taken)) < len(taken):
+        raise UserError(f"bands: {_told(asked)}: two of them are the same band of the files; write others")
     wavelengths = None if layout.wavelengths is None else tuple(layout.wavelengths[band] for band in taken)
     names = tuple(_name_band(band, layout) for band in taken)
     if len(set(names)) < len(names):  # two detectors may share a wavelength, and band names may repeat
@@ -140,8 +142,10 @@ def _find_bands(asked: str, bands: list[int], layout: Layout) -> tuple[int, ...]
         found = tuple(band for band in bands if low <= known[band] <= high)
         has = f"the files' are from {min(known):g} to {max(known):g} nm"
     else:
-        found = tuple(band for band in bands if low <= band <= high)
         has = f"the files have {layout.channels} bands, 0 to {layout.channels - 1}; for wavelengths write nm at the end"
+        if high >= layout.channels:
+            raise UserError(f"bands: {asked}: {has}")
+        found = tuple(band for band in bands if low <= band <= high)
     if not found:
         raise UserError(f"bands: {asked}: no band lies there; {has}")
     return found
@@ -160,9 +164,11 @@ def _list_bands(asked: Sequence[int | str], layout: Layout) -> tuple[int, ...]:
             )
         else:
             found.append(band)
-    if len(set(found)) < len(found):
-        raise UserError(f"bands: {list(asked)}: two of them are the same band of the files; write each once")
     return tuple(found)
+
+
+def _told(asked: str | Sequence[int | str]) -> str:
+    return asked if isinstance(asked, str) else str(list(asked))
 
 
 def _nearest_band(nm: float, bands: Sequence[int], layout: Layout, asked: str) -> int:

@@ -14,7 +14,7 @@ from phenoscape_tune.data.cubes import check_layout, read_bands
 from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage
 from phenoscape_tune.data.readers import reader_of
 from phenoscape_tune.data.recipe import Recipe, Request
-from phenoscape_tune.data.selection import choose_channels
+from phenoscape_tune.data.selection import choose_channels, name_channels
 from phenoscape_tune.data.specimens import Specimens, printable
 from phenoscape_tune.errors import UserError
 
@@ -38,7 +38,7 @@ def answer(specimens: Specimens, request: Request, num_workers: int, notice: Not
     layouts = _read_layouts(specimens, num_workers)
     if not layouts:
         return Recipe(request.square, modality=request.modality, of=0)  # decoding each of them tells why
-    first, layout = _agree(specimens, layouts)
+    first, layout = _agree(specimens, layouts, request)
     try:
         channels, taken, mask = choose_channels(request, layout)
     except UserError as fault:
@@ -76,7 +76,7 @@ def _read_layouts(specimens: Specimens, num_workers: int) -> dict[str, Layout]:
         return {name: layout for name, layout in found if layout is not None}
 
 
-def _agree(specimens: Specimens, layouts: dict[str, Layout]) -> tuple[str, Layout]:
+def _agree(specimens: Specimens, layouts: dict[str, Layout], request: Request) -> tuple[str, Layout]:
     """The first file of the most frequent number of channels. Raises UserError where another one differs from it."""
     counts = Counter(layout.channels for layout in layouts.values()).most_common()
     examples = {layout.channels: name for name, layout in reversed(list(layouts.items()))}
@@ -99,6 +99,15 @@ def _agree(specimens: Specimens, layouts: dict[str, Layout]) -> tuple[str, Layou
                 f"(in {printable(first)}). One search compares images of the same channels: move one kind to another "
                 "folder"
             ) from None
+    if request.modality == "multispectral":
+        known = name_channels(request.channel_names, layouts[first])
+        for name, layout in layouts.items():
+            if (own := name_channels(request.channel_names, layout)) != known:
+                raise UserError(
+                    f"data_dir: {specimens.root}: the images have different channels: {printable(name)} has "
+                    f"{', '.join(own)} and {printable(first)} has {', '.join(known)}. Write them in the same order, or "
+                    "name the channels of all of them by channel_names"
+                )
     return first, layouts[first]
 
 

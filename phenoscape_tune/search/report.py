@@ -224,7 +224,7 @@ def write_best(plan: Plan, outcome: Outcome) -> Path:
     config = vary(plan.base, values, "best.yaml")
     path = plan.folder / "best.yaml"
     comment = f"# {outcome.best.record.name} of {plan.folder.name}: {outcome.verdict}\n"
-    write_whole(path, comment + dump_mapping(config.to_mapping()))
+    write_whole(path, comment + dump_mapping(config.to_unsettled_mapping()))
     return path
 
 

@@ -82,7 +82,7 @@ class _Suggestions(_NotSaved, Searcher):
 
 def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, Any]:
     keys = sorted(conductor.plan.space.parameters)
-    config = task.config.to_mapping()
+    config = task.config.to_unsettled_mapping()
     hparams = {"stage": task.record.stage} | {key: get_key(config, key) for key in keys}
     return {
         "name": task.record.name,

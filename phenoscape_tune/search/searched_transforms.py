@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from phenoscape_tune.augment_checks import meaningless
-from phenoscape_tune.config import TrainConfig, vary
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace
-from phenoscape_tune.transforms import chosen_channels
 
 PREFIX = "transforms."
 # How a step is graded, and by which probability it happens.
@@ -15,12 +14,6 @@ _HAPPENS = {
     "cj_strength": "cj_prob",
     "kernel_size": "gaussian_blur",
     **{f"{step}_strength": f"{step}_prob" for step in ("gain", "offset", "gamma", "shift", "noise", "band_dropout")},
-}
-# Steps that not all channels have, with what they need.
-_NEEDS = {
-    **dict.fromkeys(("cj_prob", "random_gray_scale"), (0, "red, green and blue")),
-    "gamma_prob": (1, "ultraviolet channels"),
-    "shift_prob": (2, "the bands of a spectrum"),
 }
 # What is left where augmentation_strength is 0.
 _UNSCALED = {"input_size", "hf_prob"}
@@ -39,7 +32,7 @@ def check_searched(space: SearchSpace, base: TrainConfig, channels: Channels | N
     still = "augmentation_strength" not in searched and base.transforms.augmentation_strength == 0
     faults = []
     for key in sorted(searched):
-        happens = _HAPPENS.get(key, key)
+        happens = step_of(PREFIX + key)
         if happens in reasons:
             faults.append(f"{key}: {reasons[happens]}; leave it out of the space")
         elif happens not in searched and happens != key and getattr(base.transforms, happens) == 0:
@@ -49,24 +42,13 @@ def check_searched(space: SearchSpace, base: TrainConfig, channels: Channels | N
             )
         elif still and key not in _UNSCALED:
             faults.append(f"{key}: changes nothing while {PREFIX}augmentation_strength is 0; set that to 1")
-    faults += _chooser_faults(space, base, searched)
     if faults:
         raise UserError("\n".join(f"parameters.{PREFIX}{fault}" for fault in faults))
 
 
-def _chooser_faults(space: SearchSpace, base: TrainConfig, searched: set[str]) -> list[str]:
-    """Steps that some of the searched channels or bands have no meaning for, as far as their names tell."""
-    faults = []
-    for chooser in ("channels", "bands"):
-        parameter = space.parameters.get(chooser)
-        for value in parameter.values or [] if parameter is not None else []:
-            tried = vary(base, {chooser: value}, chooser)
-            told = chosen_channels(tried.modality, tried.channels, tried.channel_names, tried.bands)
-            for key, (place, needed) in _NEEDS.items():
-                if not told[place] and (key in searched or getattr(tried.transforms, key) > 0):
-                    where = "is searched" if key in searched else f"is {getattr(tried.transforms, key):g}"
-                    faults.append(
-                        f"{key}: {where}, and needs {needed}, which {chooser}: {value} has not; set {PREFIX}{key}=0 or "
-                        f"leave {value} out of parameters.{chooser}"
-                    )
-    return faults
+def step_of(key: str) -> str:
+    """The key, below transforms, of the probability by which a searched key's step happens; "" for other keys."""
+    if not key.startswith(PREFIX):
+        return ""
+    own = key.removeprefix(PREFIX)
+    return _HAPPENS.get(own, own)

@@ -30,6 +30,7 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, Any] = field(default_factory=dict)  # of float16 gradients; empty elsewhere
     channels: dict[str, Any] = field(default_factory=dict)  # `asdict` of the images'; empty where it was not told yet
+    value_range: tuple[float, float] | None = None  # of the images' own units, that became 0 to 1; None: the full scale
 
 
 def save(state: State, folder: Path, *, best: bool) -> None:

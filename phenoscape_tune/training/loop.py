@@ -53,7 +53,6 @@ def train_simclr(
     """
     options, parts = options or RunOptions(), parts or open_parts(config)
     config = settle(config, parts.images.recipe)
-    config = settle(config, parts.images.recipe)
     with naming_full_disk(Path(config.out_dir)):
         return _train(start_run(config, device or default_device(config), options, parts), report, options)
 

@@ -106,9 +106,6 @@ class Run:
 
 def start_run(config: TrainConfig, device: torch.device, options: RunOptions, parts: Parts) -> Run:
     """Folder, data, network and optimiser; new, or as a checkpoint left them."""
-    if (value_range := parts.images.recipe.value_range) is not None:
-        # What was measured on these images is kept: whoever embeds others must scale them alike.
-        config = config.model_copy(update={"value_scaling": value_range})
     torch.manual_seed(config.seed)
     metric = _check(config, options, parts, ranks.world_size())
     be_deterministic(config.deterministic)
@@ -265,6 +262,7 @@ def save(run: Run) -> bool:
             epoch=run.epoch,
             history=run.history,
             channels=asdict(run.parts.images.channels),
+            value_range=run.parts.images.recipe.value_range,
         )
         checkpoint.save(state, run.folder / "checkpoints", best=best)
         written = "last.ckpt and best.ckpt" if best else "last.ckpt"

@@ -423,7 +423,7 @@ def bad(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("temperature=0", "temperature: 0 is not valid"),
         ("bachsize=8", "bachsize: unknown key; did you mean 'batch_size'?"),
         ("data_dir=missing-folder", "missing-folder"),
-        ("bands=rgb", "bands: is for hyperspectral images, and those in"),
+        ("bands=every:0", "bands: 'every:0' is not valid: write all, every:4"),
         ("nonsense", "'nonsense' is neither an option nor key=value"),
     ],
 )

@@ -134,13 +134,20 @@ def test_values_that_are_not_finite_in_some_channels_are_damage(
         read_square(write_tiff(tmp_path / "b.tif", np.full_like(pixels, bad)), recipe_of(6))
 
 
-def test_the_headers_value_for_no_data_is_background(tmp_path: Path) -> None:
-    pixels = RNG.integers(0, 60000, (3, SIZE, SIZE), dtype=np.uint16)
-    pixels[:, 4] = 65535
-    path = write_cube(tmp_path / "a.hdr", pixels, **{"data ignore value": 65535})
-    (found,) = read_bands(path, recipe_of(3, "hyperspectral"))
-    assert (found.values[:, 4] == np.float32(128 / 255)).all()
-    assert (found.saturated == 0).all()
+@pytest.mark.parametrize("per_chunk", [1, 100])
+def test_pixels_that_have_the_headers_value_for_no_data_in_all_bands_are_background(
+    tmp_path: Path, per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cubes, "CHUNK_BYTES", per_chunk * 4 * SIZE * SIZE)
+    pixels = RNG.integers(1, 60000, (3, SIZE, SIZE), dtype=np.uint16)
+    pixels[:, 4] = 0
+    pixels[1, 6] = 0  # dark
+    path = write_cube(tmp_path / "a.hdr", pixels, **{"data ignore value": 0})
+    values = np.concatenate([bands.values for bands in read_bands(path, recipe_of(3, "hyperspectral"))])
+    assert (values[:, 4] == np.float32(128 / 255)).all()
+    assert (values[1, 6] == 0).all()
+    rest = np.delete(np.arange(SIZE), 4)
+    assert values[:, rest] == pytest.approx(pixels[:, rest] / 65535, abs=1e-6)
 
 
 def test_saturated_channels_are_told_by_the_largest_value_of_a_sensor(tmp_path: Path) -> None:

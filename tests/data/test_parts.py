@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.augment_checks import check_transforms
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.data import packing
 from phenoscape_tune.data.batches import Batches
 from phenoscape_tune.data.parts import Parts, data_key, open_parts, settle, settle_like
 from phenoscape_tune.data.statistics import measure
 from phenoscape_tune.errors import UserError
-from tests.data.test_cubes import write_cube
+from tests.data.test_cubes import write_cube, write_tiff
 
 Tiny = Callable[..., TrainConfig]
 
@@ -248,7 +249,48 @@ def test_a_range_of_values_that_was_measured_is_the_same_for_every_part_of_a_sea
     assert open_parts(config).images.recipe == parts.images.recipe
     fixed = config.model_copy(update={"value_scaling": (low, high)})
     np.testing.assert_array_equal(open_parts(fixed).images.pixels[:], parts.images.pixels[:])
-    assert settle_like(config, fixed).value_scaling == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("wavelengths", "bands"), [((300, 330), "all"), ((400, 800), "all"), ((400, 800), "rgb"), ((350, 1000), "every:4")]
+)
+def test_the_defaults_told_by_the_files_are_those_told_by_the_configuration(
+    tiny: Tiny, tmp_path: Path, wavelengths: tuple[int, int], bands: str
+) -> None:
+    known = np.linspace(*wavelengths, 9).tolist()
+    for index in range(16):
+        pixels = np.random.default_rng(index).integers(20000, 40000, (9, 10, 14), dtype=np.uint16)
+        write_cube(tmp_path / f"{index:02d}.hdr", pixels, wavelength=known)
+    written = tiny(data_dir=str(tmp_path), input_size=16, batch_size=4, bands=bands, modality="hyperspectral")
+    recipe = open_parts(written).images.recipe
+    settled = settle(written, recipe)
+    if bands != "every:4":  # three of nine bands are a spectrum, and a configuration does not know of how many
+        assert settled == written
+    check_transforms(settled.transforms, recipe.channels)
+    guessed = settle(written.model_copy(update={"modality": "auto"}), recipe)
+    assert guessed.transforms == settled.transforms
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b", "c", "d", "e"], ["red", "green", "blue", "x", "y"]])
+def test_the_same_configuration_again_is_as_it_was_settled(tiny: Tiny, tmp_path: Path, names: list[str] | None) -> None:
+    for index in range(16):
+        write_tiff(tmp_path / f"{index:02d}.tif", np.random.default_rng(index).integers(0, 255, (5, 9, 9), np.uint8))
+    config = tiny(data_dir=str(tmp_path), input_size=16, batch_size=4, channel_names=names)
+    settled = settle(config, open_parts(config).images.recipe)
+    check_transforms(settled.transforms, open_parts(config).images.channels)
+    as_saved = build_config(settled.to_mapping())
+    assert settle_like(config, as_saved).to_mapping() == settled.to_mapping()
+    other = tiny(data_dir=str(tmp_path), channel_names=names, transforms={"gain_prob": 0.77})
+    assert settle_like(other, as_saved).transforms.gain_prob == 0.77
+
+
+def test_the_key_of_the_data_can_be_a_key_whatever_is_chosen(tiny: Tiny) -> None:
+    keys = [
+        tiny(modality="multispectral", channels=["red", 4], channel_names=["red", "b", "c", "d", "e"]),
+        tiny(modality="hyperspectral", bands=[0, "550nm"]),
+        tiny(value_scaling=[0, 10000]),
+    ]
+    assert len({data_key(config) for config in keys}) == 3
 
 
 def test_statistics_hold_the_mean_spectrum_of_each_class(tiny: Tiny, cubes: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 
 from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import find_specimens
@@ -45,6 +46,18 @@ def test_bands_at_other_wavelengths_are_refused_naming_both(tmp_path: Path) -> N
     write_cube(tmp_path / "c.hdr", pixels, wavelength=[500, 600, 700])
     with pytest.raises(UserError, match=r"c.hdr has band 0 at 500 nm, where 400 nm is expected \(in a.hdr\)"):
         ask(tmp_path, "hyperspectral")
+
+
+def test_files_that_name_their_channels_in_another_order_are_refused_naming_both(tmp_path: Path) -> None:
+    for name, order in (("a.tif", ["red", "green", "blue", "uv"]), ("b.tif", ["uv", "red", "green", "blue"])):
+        metadata = {"axes": "CYX", "Channel": {"Name": order}}
+        tifffile.imwrite(
+            tmp_path / name, uniform(9, "uint8")[[0, 1, 0, 1]], photometric="minisblack", ome=True, metadata=metadata
+        )
+    with pytest.raises(UserError, match="b.tif has uv, red, green, blue and a.tif has red, green, blue, uv"):
+        ask(tmp_path, "multispectral")
+    named = ask(tmp_path, "multispectral", channel_names=("p", "q", "r2", "s"))
+    assert named.channels.names == ("p", "q", "r2", "s")
 
 
 def test_unreadable_files_are_left_to_whoever_reads_them(tmp_path: Path) -> None:

@@ -75,21 +75,3 @@ def test_where_all_is_scaled_to_nothing_nothing_else_is_searched() -> None:
         "parameters.transforms.min_scale",
     ]
     assert told(["cj_strength", "augmentation_strength"], "rgb", RGB, augmentation_strength=0) == ""
-
-
-def test_what_only_some_of_the_searched_channels_have_is_refused() -> None:
-    channels = {"channels": {"type": "choice", "values": ["full", "rgb_only", "uv_only"]}}
-    plain = fitted(build_config({}), "multispectral", FULL)
-    check_searched(build_space({"parameters": channels}), plain, FULL)  # defaults follow the channels
-    gamma = {"transforms.gamma_prob": {"type": "uniform", "low": 0.0, "high": 1.0}}
-    with pytest.raises(UserError) as caught:
-        check_searched(build_space({"parameters": {**channels, **gamma}}), plain, FULL)
-    assert str(caught.value) == (
-        "parameters.transforms.gamma_prob: is searched, and needs ultraviolet channels, which channels: rgb_only has "
-        "not; set transforms.gamma_prob=0 or leave rgb_only out of parameters.channels"
-    )
-    written = fitted(build_config({"transforms": {"cj_prob": 0.4}}), "multispectral", FULL)
-    with pytest.raises(UserError, match="cj_prob: is 0.4, and needs red, green and blue, which channels: uv_only has"):
-        check_searched(build_space({"parameters": channels}), written, FULL)
-    bands = {"bands": {"type": "choice", "values": ["all", "every:4"]}}
-    check_searched(build_space({"parameters": bands}), fitted(build_config({}), "hyperspectral", BANDS), BANDS)
