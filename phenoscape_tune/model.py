@@ -175,10 +175,10 @@ def _normalise(
     say: Callable[[str], None],
 ) -> None:
     channels = encoder.mean.shape[1]
-    # Three channels that are not red, green and blue are none that the statistics of photographs fit.
+    # Only of pictures it is known that a file's channels are the same ones: it tells their number, not their names.
     pictures = channels == 3 and config.modality in ("auto", "rgb")
     of_file = None if file is None or file.mean is None or file.std is None else (file.mean, file.std)
-    if of_file is not None and len(of_file[0]) == channels and (pictures or channels != 3):
+    if of_file is not None and len(of_file[0]) == channels and pictures:
         encoder.set_normalisation(*of_file)
     elif config.weights is not None and pictures:
         known = getattr(encoder.backbone, "pretrained_cfg", {})
@@ -186,7 +186,10 @@ def _normalise(
     else:
         encoder.set_normalisation(mean, std)
         if config.weights is not None:
-            say("weights: images are normalised by the training part's own mean and deviation, channel by channel")
+            why = ", not by the file's, whose channels may be others" if of_file is not None else ""
+            say(
+                f"weights: images are normalised by the training part's own mean and deviation, channel by channel{why}"
+            )
 
 
 def restore_encoder(config: TrainConfig, state: Mapping[str, Tensor], path: Path) -> Encoder:

@@ -248,7 +248,18 @@ def _tell(state: Mapping[str, Tensor], known: Mapping[str, Tensor], file: Weight
     if file.spectral_stem is not None and len(shapes) == 1 and not missing and not others:
         width = stem_shape(file.spectral_stem)[1]
         return f"{told[0]}; it stands behind a spectral stem: set spectral_stem={width}"
+    if len(shapes) == 1 and not missing and not others and _differ_in_channels(state[shapes[0]], known[shapes[0]]):
+        there, here = state[shapes[0]].shape[1], known[shapes[0]].shape[1]
+        return (
+            f"it was trained on {there} channels, and here it is given {here} ({sides[0]}); choose the same channels "
+            "as there, give weights of 3 channels, which are adapted to any number, or set weights=null"
+        )
     return f"{'; '.join(told)}; give a file for this backbone, or set backbone (and input_size) to the file's"
+
+
+def _differ_in_channels(there: Tensor, here: Tensor) -> bool:
+    """Whether two weights of convolutions differ in the channels they take, and in nothing else."""
+    return there.ndim == here.ndim == 4 and (there[:, 0].shape == here[:, 0].shape)
 
 
 def _shape(tensor: Tensor) -> str:

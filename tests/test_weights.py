@@ -136,6 +136,27 @@ def test_what_differs_is_named(tiny: Tiny, tmp_path: Path) -> None:
         build(tiny(backbone="resnet18", weights=str(tmp_path / "short.safetensors")))
 
 
+def test_other_numbers_of_channels_are_named(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny()
+    path = own_checkpoint(build(config, 5), config, tmp_path)
+    told = (
+        r"trained on 5 channels, and here it is given 6 \(conv1.0.weight is .*×5×3×3 there .*; choose the same channels"
+    )
+    with pytest.raises(UserError, match=told):
+        build(tiny(weights=path), 6)
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_a_files_normalisation_is_only_for_pictures(tiny: Tiny, tmp_path: Path, channels: int) -> None:
+    config = tiny()
+    path = own_checkpoint(build(config, channels), config, tmp_path)  # of mean 0.5
+    said: list[str] = []
+    others = tiny(weights=path, modality="multispectral")
+    loaded = build_encoder(others, channels, [0.1] * channels, [0.2] * channels, said.append)
+    assert loaded.mean.flatten().tolist() == pytest.approx([0.1] * channels)
+    assert any("training part's own mean" in line and "not by the file's" in line for line in said)
+
+
 def test_a_file_without_tensors_or_half_a_file_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UserError, match="no tensors by name"):
