@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # ITU-R BT.601 luma as torchvision rounds it, so that greyscale, contrast and saturation agree to the last digit.
-LUMA = (0.2989, 0.587, 0.114)
+GREY_SHARES = (0.2989, 0.587, 0.114)
 HUE = 3  # a step's number in `order`, after brightness, contrast and saturation
 
 
@@ -23,7 +23,7 @@ def colour_maps(
     """
     N = len(hue)
     b, c, s = torch.where(jitter, factors, 1.0)[..., None, None]  # (N, 1, 1) each
-    one, zero, to_gray = (m.expand(N, 3, 3) for m in (torch.eye(3), torch.zeros(3, 3), torch.tensor([LUMA] * 3)))
+    one, zero, to_gray = (m.expand(N, 3, 3) for m in (torch.eye(3), torch.zeros(3, 3), torch.tensor([GREY_SHARES] * 3)))
     steps = torch.stack((b * one, c * one, s * one + (1 - s) * to_gray, one), dim=1)  # (N, 4, 3, 3)
     pulls = torch.stack((zero, (1 - c) * to_gray, zero, zero), dim=1)  # towards the mean
     identity = torch.stack((one, zero), dim=1)  # (N, 2, 3, 3)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from phenoscape_tune.data.channels import BAND_TOLERANCE
 from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage
 from phenoscape_tune.data.readers import reader_of
 from phenoscape_tune.data.recipe import Recipe
@@ -17,8 +18,6 @@ from phenoscape_tune.data.squares import fit_channels
 # two of them in NumPy's hands, a thread works in about four times as much.
 CHUNK_BYTES = 32 * 2**20
 LISTED_CHANNELS = 3
-# How far apart two files may say that the same band lies, as a share of the distance between neighbouring bands.
-WAVELENGTH_TOLERANCE = 0.5
 SENSOR_TOPS = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)  # of 8, 10, 12, 14 and 16 bits
 MARGIN = 0.03  # around the specimen that a mask shows, as a share of its longer side
 
@@ -153,7 +152,7 @@ def check_layout(layout: Layout, channels: int, known: Sequence[float] | None) -
     apart = np.abs(np.array(found) - expected)
     spacing = float(np.abs(np.diff(expected)).mean())
     band = int(apart.argmax())
-    if apart[band] > WAVELENGTH_TOLERANCE * spacing:
+    if apart[band] > BAND_TOLERANCE * spacing:
         raise OtherChannels(f"band {band} at {found[band]:g} nm, where {expected[band]:g} nm is expected")
 
 

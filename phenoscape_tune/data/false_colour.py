@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from phenoscape_tune.data.channels import RGB, Channels
+from phenoscape_tune.data.channels import COLOUR_NM, FARTHEST_NM, RGB, VISIBLE_NM, Channels
 
-WAVELENGTHS = (650.0, 550.0, 450.0)  # nm, of red, green and blue
-_NEAR = 50.0  # nm: a band further from a colour is none of it
-_VISIBLE = 400.0  # nm: below is ultraviolet
 _BRIGHT_SHARE = 99.5  # percentile
 _BRIGHT = 0.9  # images whose bright pixels reach this are shown as they are
 
@@ -65,7 +62,7 @@ def false_colour(channels: Channels, images: Iterable[np.ndarray] = ()) -> False
 def uv_colour(channels: Channels, images: Iterable[np.ndarray] = ()) -> FalseColour | None:
     """How to show the ultraviolet channels, as `false_colour`; None where there are none, or it shows them already."""
     known = channels.wavelengths
-    found = channels.uv or tuple(n for n, wave in enumerate(known or ()) if wave < _VISIBLE)
+    found = channels.uv or tuple(n for n, wave in enumerate(known or ()) if wave < VISIBLE_NM)
     if not found or set(_colours(channels).indices) <= set(found):
         return None
     return _spread(channels, found).brightened(images)
@@ -82,9 +79,9 @@ def _colours(channels: Channels) -> FalseColour:
         return _named(channels, channels.rgb)
     known = channels.wavelengths
     if known is not None:
-        nearest = [int(np.abs(np.subtract(known, wave)).argmin()) for wave in WAVELENGTHS]
-        far = max(abs(known[index] - wave) for index, wave in zip(nearest, WAVELENGTHS, strict=True))
-        if far <= _NEAR and len(set(nearest)) == 3:
+        nearest = [int(np.abs(np.subtract(known, wave)).argmin()) for wave in COLOUR_NM]
+        far = max(abs(known[index] - wave) for index, wave in zip(nearest, COLOUR_NM, strict=True))
+        if far <= FARTHEST_NM and len(set(nearest)) == 3:
             return _named(channels, (nearest[0], nearest[1], nearest[2]))
     return _spread(channels, range(len(channels)))
 

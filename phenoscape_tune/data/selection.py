@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from phenoscape_tune.data.channels import Channels
+from phenoscape_tune.data.channels import COLOUR_NM, FARTHEST_NM, VISIBLE_NM, Channels
 from phenoscape_tune.data.layout import Layout
 from phenoscape_tune.data.recipe import Request
 from phenoscape_tune.errors import UserError
@@ -21,9 +21,6 @@ USUAL_NAMES = {
     6: (*COLOURS, "uv1", "uv2", "uv3"),
     7: (*COLOURS, "uv1", "uv2", "uv3", MASK),
 }
-COLOUR_NM = (650.0, 550.0, 450.0)
-FARTHEST_NM = 50.0  # of a band that stands for red, green or blue
-VISIBLE_NM = 400.0  # ultraviolet below
 LISTED = 12
 
 
