@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from phenoscape_tune.cli.cluster_check import check_cluster
 from phenoscape_tune.cli.common import DONE, OTHER_FAULT, resolve_config
@@ -22,6 +23,9 @@ from phenoscape_tune.cli.question import search_folder
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row, tell
 from phenoscape_tune.config import TrainConfig, parse_overrides
 from phenoscape_tune.errors import UserError
+
+if TYPE_CHECKING:
+    from phenoscape_tune.data.readers import Reader
 
 LOOKED_AT = 32  # images that are decoded
 # In a process of its own, which can be ended: pyarrow keeps one alive for minutes where a server does not answer.
@@ -168,7 +172,7 @@ def _check_data(config: TrainConfig | None) -> list[Row]:
     bad = []
     for name in sample:
         try:
-            reader_of(specimens.modality).read_channels(specimens.root / name)
+            _try_image(reader_of(specimens.modality), specimens.root / name)
         except UnreadableImage as reason:
             bad.append(f"{name!r}: {reason}")
     remedy = f"python scripts/check_data.py {config.data_dir} lists all of them"
@@ -181,6 +185,12 @@ def _check_data(config: TrainConfig | None) -> list[Row]:
         told = f"{len(names)} images for a batch_size of {config.batch_size}"
         rows.append(Row("batch size", WARNING, told, "lower batch_size, or add images"))
     return rows
+
+
+def _try_image(reader: Reader, path: Path) -> None:
+    """Read an image, of many bands the first, middle and last: a whole cube may fill the memory."""
+    count = reader.read_layout(path).channels
+    reader.read_channels(path, sorted({0, count // 2, count - 1}))
 
 
 def _first(items: Sequence[str], limit: int = 3) -> str:

@@ -5,13 +5,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from phenoscape_tune.cli import doctor
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row
 from phenoscape_tune.cli.tune import build_parser
+from phenoscape_tune.data import envi
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +32,19 @@ def test_images_are_counted_and_tried(birds: Path, tmp_path: Path) -> None:
     assert rows["decoding"].state == OK
     assert not (tmp_path / "x").exists()
     assert {row.area for row in rows.values()} == {"installation", "devices", "storage", "data"}
+
+
+def test_of_a_cube_a_few_bands_are_read(cubes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read_channels(path: Path, channels: Sequence[int] | None = None) -> np.ndarray:
+        asked.append(channels)
+        return own(path, channels)
+
+    own = envi.read_channels
+    monkeypatch.setattr(envi, "read_channels", read_channels)
+    assert rows_of(f"data_dir={cubes}")["decoding"].state == OK
+    assert asked == [[0, 10, 19]] * 32
 
 
 def test_unreadable_images_are_named(tmp_path: Path, birds: Path) -> None:
