@@ -7,6 +7,7 @@ defaults, then a file, then `key=value`.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import ImageColor
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     Field,
     ValidationError,
     model_validator,
@@ -29,6 +31,7 @@ from phenoscape_tune.transforms import KINDRED, Keys, TransformsConfig, advised,
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping, parse_scalar
 
 CHANNEL_SETS = ("rgb_only", "uv_only", "full")
+VALUE_SCALINGS = ("auto", "bit_depth", "percentile")
 
 
 def _colour(text: str) -> str:
@@ -92,10 +95,25 @@ def _refuse_twice(values: Sequence[int | str]) -> None:
         raise ValueError(f"{twice!r} stands twice; write each once")
 
 
-def _value_range(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] >= bounds[1]:
+def _no_booleans(values: Any) -> Any:
+    # Otherwise taken for 1 and 0.
+    if isinstance(values, list | tuple) and any(isinstance(value, bool) for value in values):
+        raise ValueError("true and false are no indices; write numbers from 0, or names")
+    return values
+
+
+def _value_scaling(scaling: Any) -> Any:
+    if isinstance(scaling, str) and scaling in VALUE_SCALINGS:
+        return scaling
+    if not isinstance(scaling, list | tuple) or len(scaling) != 2 or not all(map(_is_finite, scaling)):
+        raise ValueError(f"write {', '.join(VALUE_SCALINGS)}, or a range in the files' own units such as [0, 10000]")
+    if scaling[0] >= scaling[1]:
         raise ValueError("the bounds are reversed; write the smaller one first")
-    return bounds
+    return scaling
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _local(path: str) -> str:
@@ -160,7 +178,7 @@ class TrainConfig(Keys):
     modality: Literal["auto", "rgb", "multispectral", "hyperspectral"] = Field(
         "auto", description="Kind of images; auto: told from the files, and said."
     )
-    channels: Annotated[str | list[int | str], AfterValidator(_channels)] | None = Field(
+    channels: Annotated[str | list[int | str], BeforeValidator(_no_booleans), AfterValidator(_channels)] | None = Field(
         None,
         description="Channels of multispectral images: rgb_only, uv_only, full, or a list of indices (from 0) or "
         "names; null: full, which is all but the mask.",
@@ -170,15 +188,15 @@ class TrainConfig(Keys):
         description="Names of all channels of a multispectral file; red, green, blue, mask and what begins with uv are "
         "known. null: the file's own, or by their number (7: red, green, blue, uv1, uv2, uv3, mask).",
     )
-    bands: Annotated[str | list[int | str], AfterValidator(_bands)] = Field(
+    bands: Annotated[str | list[int | str], BeforeValidator(_no_booleans), AfterValidator(_bands)] = Field(
         "all",
         description="Bands of hyperspectral images: all, every:4, uniform:32 (evenly spaced), range:400-700nm, "
         "range:10-90 (indices), rgb (nearest to 650, 550, 450 nm), or a list of indices (from 0) or "
         "wavelengths (550nm).",
     )
-    value_scaling: (
-        Literal["auto", "bit_depth", "percentile"] | Annotated[tuple[float, float], AfterValidator(_value_range)]
-    ) = Field(
+    value_scaling: Annotated[
+        Literal["auto", "bit_depth", "percentile"] | tuple[float, float], BeforeValidator(_value_scaling)
+    ] = Field(
         "auto",
         description="What becomes 0 and 1 in multispectral and hyperspectral images: bit_depth: 0 and the largest "
         "value of the type (float: 1); percentile: the 0.5 and 99.5 percentile over the training part; a range such as "

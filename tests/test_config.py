@@ -217,6 +217,39 @@ def test_not_a_number_and_infinity_are_refused(key: str, value: float) -> None:
     assert f"{key}: {value} is not valid" in refusal(values)
 
 
+RANGE = "write auto, bit_depth, percentile, or a range in the files' own units such as [0, 10000]"
+
+
+@pytest.mark.parametrize(
+    ("scaling", "told"),
+    [
+        ("8bit", RANGE),
+        ([1], RANGE),
+        ([0, 1, 2], RANGE),
+        ([0, "full"], RANGE),
+        ([False, True], RANGE),
+        ([0, float("inf")], RANGE),
+        (None, RANGE),
+        ([10, 0], "the bounds are reversed; write the smaller one first"),
+    ],
+)
+def test_a_range_that_is_none_is_told_once_with_an_example(scaling: Any, told: str) -> None:
+    message = refusal({"value_scaling": scaling})
+    assert message == f"my.yaml: value_scaling: {scaling!r} is not valid: {told} (default auto)"
+
+
+def test_a_range_of_two_numbers_is_one() -> None:
+    assert build_config({"value_scaling": [0, 10000]}).value_scaling == (0, 10000)
+
+
+@pytest.mark.parametrize(("key", "modality"), [("channels", "multispectral"), ("bands", "hyperspectral")])
+@pytest.mark.parametrize("value", [[True, 0], [False], ["red", True]])
+def test_true_and_false_are_no_channels(key: str, modality: str, value: list[Any]) -> None:
+    message = refusal({"modality": modality, key: value})
+    assert message.startswith(f"my.yaml: {key}: {value!r} is not valid: true and false are no indices; write numbers")
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("key", ["lr", "max_epochs", "seed", "devices", "temperature"])
 def test_yes_is_no_number(key: str) -> None:
     assert f"{key}: True is not valid" in refusal({key: True})
