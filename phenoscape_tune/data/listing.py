@@ -80,7 +80,7 @@ def _tell_modality(root: Path, cubes: int, tiffs: Sequence[str], pictures_in_all
     # pictures, its preview and a photograph.
     if cubes and 2 * cubes >= pictures_in_all:
         return "hyperspectral"
-    looked_into = [root / name for name in tiffs[:: max(1, len(tiffs) // LOOKED_INTO)]]
+    looked_into = [root / name for name in tiffs[:: max(1, -(-len(tiffs) // LOOKED_INTO))]]
     other = sum(map(_has_other_channels, looked_into)) + _count_false_transparency(looked_into)
     return "multispectral" if other and 2 * other * len(tiffs) >= pictures_in_all * len(looked_into) else "rgb"
 

@@ -38,7 +38,7 @@ class Statistics:
 
 def measure(images: Images, train: np.ndarray) -> Statistics:
     """The statistics of the images at ``train`` (int64), from at most 2,000 of them; as stored, where they are."""
-    chosen = train[:: max(1, len(train) // MOST_IMAGES)]
+    chosen = train[:: max(1, -(-len(train) // MOST_IMAGES))]
     record = None if images.folder is None else images.folder / f"statistics-{_key(images, chosen)}.json"
     found = None if record is None else _recorded(record)
     if found is None:

@@ -26,6 +26,16 @@ def test_they_are_those_of_the_training_images(tiny: Tiny, pack: bool, monkeypat
     assert found.spectra is None
 
 
+@pytest.mark.parametrize("most", [10, 27, 1000])
+def test_they_are_of_at_most_so_many_images(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(statistics, "MOST_IMAGES", most)
+    measured = []
+    monkeypatch.setattr(statistics, "_measure", lambda images, chosen: measured.append(chosen))
+    parts = open_parts(tiny(pack=False))
+    statistics.measure(parts.images, parts.split.train)
+    assert most / 2 <= len(measured[0]) <= most or len(measured[0]) == len(parts.split.train) < most
+
+
 def test_they_are_stored_beside_the_packed_images_and_measured_once(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
