@@ -83,11 +83,6 @@ class Spectra:
         if faults:
             raise ValueError("; ".join(faults))
 
-    @property
-    def active(self) -> bool:
-        """Whether any step is switched on."""
-        return any(getattr(self, field.name) > 0 for field in fields(self) if field.name.endswith("_prob"))
-
     def draw(self, views: int, channels: int, generator: torch.Generator) -> SpectralParameters:
         """Parameters of `views` views (N) of `channels` channels (C)."""
         drawn: dict[str, Tensor] = {}

@@ -58,7 +58,7 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.cluster import check_on_worker, start_ray
 try:
     start_ray(1, False)
-    check_on_worker(build_config({"backbone": "test_resnet.r160_in1k", "input_size": 32, "accelerator": "cpu"}), 0)
+    check_on_worker(build_config({"backbone": "test_resnet.r160_in1k", "input_size": 32, "accelerator": "cpu"}), 0, 3)
 except UserError as error:
     raise SystemExit(str(error))
 """

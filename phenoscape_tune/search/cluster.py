@@ -214,7 +214,7 @@ def _check(config: dict[str, Any], channels: int) -> int:
     return sum(parameter.numel() for parameter in encoder.parameters())
 
 
-def check_on_worker(config: TrainConfig, gpus: float, channels: int = 3) -> int:
+def check_on_worker(config: TrainConfig, gpus: float, channels: int) -> int:
     """Build the network once in a worker, which also loads what the trials need; returns its number of parameters.
 
     `channels` are those of the images.

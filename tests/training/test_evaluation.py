@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from phenoscape_tune.augment import TwoViews
+from phenoscape_tune.augment_spectra import NOTHING_DRAWN
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.data.parts import open_parts
@@ -148,7 +149,7 @@ def test_the_reference_views_of_rgb_images_are_what_they_were(name: str) -> None
     strength, scale = settings
     before = TwoViews(input_size=32, cj_strength=strength, min_scale=scale, hf_prob=0.5, **guide)  # type: ignore[arg-type]
     now = evaluation.reference_views(name, RGB, 32)
-    assert not now.spectra.active
+    assert now.spectra.draw(2, 3, torch.Generator()) == NOTHING_DRAWN
     assert replace(now, spectra=before.spectra) == before
 
 
