@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter
 
 from phenoscape_tune.data import reflectance
 from phenoscape_tune.data import sample_shapes as shapes
+from phenoscape_tune.data.channels import COLOUR_NM
 from phenoscape_tune.data.reflectance import Spectrum
 from phenoscape_tune.data.sample_folder import Progress, write_sample_folder
 from phenoscape_tune.data.sample_shapes import OVERSAMPLING, Wing, step
@@ -92,7 +93,7 @@ def write_hyperspectral_sample(
     from spectral.io import envi
 
     settings = _settings("hyperspectral", per_class, size, seed)
-    colours = [int(np.abs(WAVELENGTHS - nm).argmin()) + 1 for nm in (650, 550, 450)]
+    colours = [int(np.abs(WAVELENGTHS - nm).argmin()) + 1 for nm in COLOUR_NM]
     header = {
         "description": "generated sample specimen, reflectance",
         "reflectance scale factor": FULL_SCALE,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phenoscape_tune.config import build_config
+from phenoscape_tune.config import CHANNEL_SETS, build_config
 from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.data.layout import Layout
 from phenoscape_tune.data.recipe import Request
@@ -39,6 +39,12 @@ def bands(layout: Layout, asked: Any) -> tuple[Channels, tuple[int, ...], int | 
 
 def test_pictures_have_three_colours() -> None:
     assert choose_channels(Request(SQUARE), layout_of(3)) == (Channels(SEVEN[:3], (0, 1, 2)), (0, 1, 2), None)
+
+
+@pytest.mark.parametrize("word", CHANNEL_SETS)
+def test_every_word_that_a_configuration_may_have_for_channels_is_known(word: str) -> None:
+    chosen, taken, _ = choose(layout_of(7), channels=word)
+    assert chosen.names == tuple(SEVEN[channel] for channel in taken)
 
 
 @pytest.mark.parametrize(
