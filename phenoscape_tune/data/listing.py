@@ -62,7 +62,7 @@ def list_images(root: Path, modality: Literal["auto"] | Modality = "auto") -> Li
     if modality == "auto":
         modality = _tell_modality(root, len(cubes), ending(TIFF_SUFFIXES), len(beside))
     if modality == "hyperspectral":
-        found = _list_cubes(root, ending((HEADER_SUFFIX,)), ending(tuple(s for s in DATA_SUFFIXES if s)))
+        found = _list_cubes(root, cubes, ending((HEADER_SUFFIX,)), ending(tuple(s for s in DATA_SUFFIXES if s)))
     else:
         found = ending(TIFF_SUFFIXES if modality == "multispectral" else PICTURE_SUFFIXES)
     if not found:
@@ -121,10 +121,10 @@ def _is_misread(path: Path) -> bool:
     return False
 
 
-def _list_cubes(root: Path, headers: Sequence[str], data: Sequence[str]) -> list[str]:
-    """ENVI headers, and data files without one."""
+def _list_cubes(root: Path, cubes: Sequence[str], headers: Sequence[str], data: Sequence[str]) -> list[str]:
+    """ENVI headers (``cubes``), files of their suffix that cannot be opened, and data files without a header."""
     # Other formats use the suffix too (Radiance pictures); what cannot be opened is told when it is read.
-    own = [name for name in headers if is_envi_header(root / name) or not (root / name).is_file()]
+    own = [*cubes, *(name for name in headers if not (root / name).is_file())]
     known = {name.lower() for name in headers}
     lone = [
         name
