@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phenoscape_tune import ranks
 from phenoscape_tune.data.balance import balanced_order
-from phenoscape_tune.data.images import Pixels
+from phenoscape_tune.data.images import Pixels, let_go
 from phenoscape_tune.data.unpacked import UnpackedPixels
 
 RESIDENT_SHARE = 0.25  # of the device's free memory that the images may take
@@ -69,6 +69,7 @@ class Batches:
             images = self._images
             read = map(images.__getitem__, order)
             for batch in images.in_batches(order) if isinstance(images, UnpackedPixels) else read:
+                let_go(images)
                 yield self._send(torch.from_numpy(batch))
 
     def _send(self, tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The images of a folder as training reads them: N squares and the specimens that they show."""
 
+import mmap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,8 @@ from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.data.decoding import Unreadable
 from phenoscape_tune.data.recipe import Recipe
 from phenoscape_tune.data.specimens import Specimens
+
+LARGE_BYTES = 256 * 2**20
 
 
 class Pixels(Protocol):
@@ -24,6 +27,16 @@ class Pixels(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> Any: ...
+
+
+def let_go(pixels: Pixels) -> None:
+    """Tell the system that what was read of a large memory map need not stay in this process.
+
+    The pages stay in the system's cache, which gives them back at once, or frees them where others need the room; a
+    process that has read all of a map would else count all of it as its own.
+    """
+    if isinstance(pixels, np.memmap) and pixels.nbytes > LARGE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+        pixels._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from phenoscape_tune.data.class_spectra import ClassSpectra
-from phenoscape_tune.data.images import Images, Pixels
+from phenoscape_tune.data.images import Images, Pixels, let_go
 from phenoscape_tune.errors import NoSpaceLeft
 from phenoscape_tune.files import write_whole
 
@@ -97,4 +97,6 @@ def _pieces(pixels: Pixels, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarra
     most = float(np.iinfo(pixels.dtype).max)
     step = max(1, min(256, PIECE_BYTES // (8 * int(np.prod(pixels.shape[1:])))))
     for start in range(0, len(chosen), step):
-        yield start, pixels[chosen[start : start + step]].astype(np.float64) / most
+        values = pixels[chosen[start : start + step]].astype(np.float64) / most
+        let_go(pixels)
+        yield start, values
