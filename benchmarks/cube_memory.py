@@ -1,7 +1,7 @@
 """The memory of a search over large hyperspectral cubes: 200 cubes of 408 bands at 128 x 128 pixels.
 
 Writes the cubes (2.7 GB of uint16, synthetic: a smooth spectrum a class times a pattern), runs `tune.py` on them, all
-bands, from packing to confirmation, and asks the system several times a second what each of its processes holds: in all
+bands, from packing to the result, and asks the system several times a second what each of its processes holds: in all
 (resident, which counts pages of the memory-mapped file as long as nobody else needs the room) and by itself
 (anonymous). The peer is what a loader that keeps the cubes as float32 tensors holds for them alone.
 
@@ -31,7 +31,7 @@ parameters:
   lr: {type: loguniform, low: 1.0e-4, high: 1.0e-2}
 scheduler: {grace_epochs: 1, reduction_factor: 2}
 budget: {trials: 2, max_epochs: 1}
-confirm: {top_k: 1, seeds: 1}
+confirm: null
 """
 
 
