@@ -616,3 +616,33 @@ def test_help_and_schema_errors_import_neither_torch_nor_ray(arguments: list[str
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_a_search_compares_all_bands_with_three_of_them(
+    cubes: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The kind of images is told from the files; each choice has its own packed images and its own augmentations."""
+    space = tmp_path / "bands.yaml"
+    space.write_text(
+        "parameters:\n  bands: {type: choice, values: [all, rgb]}\n"
+        "  transforms.augmentation_strength: {type: uniform, low: 0.2, high: 1.0}\n"
+        "order: joint\nscheduler: {grace_epochs: 2, reduction_factor: 2}\nbudget: {trials: 5, max_epochs: 2}\n"
+        "confirm: {top_k: 1, seeds: 1}\n"
+    )
+    folder = tmp_path / "search"
+    own = [*TINY, "input_size=16", "spectral_stem=4", "val_fraction=0.3", "test_fraction=0.3"]
+    assert run("--space", space, "--out", folder, "--max-epochs", "2", f"data_dir={cubes}", *own) == 0
+    assert "hyperspectral, 20 of 20 channels (400 nm, 420 nm, ..., 780 nm)" in capsys.readouterr().out
+    listed = rows(folder)
+    assert {row["status"] for row in listed} <= {"completed", "pruned"}
+    assert {row["bands"] for row in listed} == {"all", "rgb"}
+    for row in listed:
+        config = load_config(str(folder / "trials" / row["trial"] / "config.yaml"))
+        assert (config.modality, config.bands) == ("hyperspectral", row["bands"])
+        alone = row["bands"] == "rgb"
+        assert (config.transforms.cj_prob > 0, config.transforms.shift_prob > 0) == (alone, not alone)
+        log = (folder / "trials" / row["trial"] / "logs" / "training.log").read_text()
+        assert ("20 channels are mixed to 4" in log) == (not alone)
+    assert load_config(str(folder / "best.yaml")).modality == "hyperspectral"
+    assert run("--resume", "--out", folder) == 0
