@@ -107,7 +107,9 @@ class Parts:
         if self.images.recipe.modality != "rgb":
             told += f"; {self.images.recipe.describe()}"
         passed_over = self.images.specimens.passed_over
-        return f"{told}; {passed_over:,} pictures beside them are passed over" if passed_over else told
+        return (
+            f"{told}; {passed_over:,} images of another modality beside them are passed over" if passed_over else told
+        )
 
 
 def data_key(config: TrainConfig) -> tuple[object, ...]:
@@ -226,7 +228,7 @@ def open_parts(config: TrainConfig, progress: Progress | None = None, notice: No
         kind = "" if images.recipe.modality == "rgb" else f"{images.recipe.modality} "
         few = f"{total} {kind}image{'s are' if total != 1 else ' is'} too few"
         if images.specimens.passed_over:
-            few += f" ({images.specimens.passed_over:,} pictures beside them are passed over; modality=rgb reads those)"
+            few += f" ({images.specimens.passed_over:,} images of another modality beside them are passed over)"
         raise UserError(
             f"data_dir: {config.data_dir}: {few}: {train} for training and {len(split.val)} for validation; "
             "a few dozen at least are needed"
