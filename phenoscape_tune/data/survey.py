@@ -38,11 +38,13 @@ def answer(specimens: Specimens, request: Request, num_workers: int, notice: Not
     layouts = _read_layouts(specimens, num_workers)
     if not layouts:
         return Recipe(request.square, modality=request.modality, of=0)  # decoding each of them tells why
-    first, layout = _agree(specimens, layouts, request)
+    first, layout = _agree(specimens, layouts)
     try:
         channels, taken, mask = choose_channels(request, layout)
     except UserError as fault:
         raise UserError(f"{fault} (as in {specimens.root / printable(first)})") from None
+    if request.modality == "multispectral":
+        _agree_on_names(specimens, layouts, request, first)
     if request.use_mask and mask is None:
         raise UserError(
             f"use_segmentation_mask: true: none of the {layout.channels} channels of "
@@ -76,7 +78,7 @@ def _read_layouts(specimens: Specimens, num_workers: int) -> dict[str, Layout]:
         return {name: layout for name, layout in found if layout is not None}
 
 
-def _agree(specimens: Specimens, layouts: dict[str, Layout], request: Request) -> tuple[str, Layout]:
+def _agree(specimens: Specimens, layouts: dict[str, Layout]) -> tuple[str, Layout]:
     """The first file of the most frequent number of channels. Raises UserError where another one differs from it."""
     counts = Counter(layout.channels for layout in layouts.values()).most_common()
     examples = {layout.channels: name for name, layout in reversed(list(layouts.items()))}
@@ -99,16 +101,19 @@ def _agree(specimens: Specimens, layouts: dict[str, Layout], request: Request) -
                 f"(in {printable(first)}). One search compares images of the same channels: move one kind to another "
                 "folder"
             ) from None
-    if request.modality == "multispectral":
-        known = name_channels(request.channel_names, layouts[first])
-        for name, layout in layouts.items():
-            if (own := name_channels(request.channel_names, layout)) != known:
-                raise UserError(
-                    f"data_dir: {specimens.root}: the images have different channels: {printable(name)} has "
-                    f"{', '.join(own)} and {printable(first)} has {', '.join(known)}. Write them in the same order, or "
-                    "name the channels of all of them by channel_names"
-                )
     return first, layouts[first]
+
+
+def _agree_on_names(specimens: Specimens, layouts: dict[str, Layout], request: Request, first: str) -> None:
+    """Raise UserError where a file names its channels otherwise than the first: they may stand in another order."""
+    known = name_channels(request.channel_names, layouts[first])
+    for name, layout in layouts.items():
+        if (own := name_channels(request.channel_names, layout)) != known:
+            raise UserError(
+                f"data_dir: {specimens.root}: the images have different channels: {printable(name)} has "
+                f"{', '.join(own)} and {printable(first)} has {', '.join(known)}. Write them in the same order, or "
+                "name the channels of all of them by channel_names"
+            )
 
 
 def _choose_range(
