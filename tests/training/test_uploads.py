@@ -33,7 +33,7 @@ def test_a_run_is_copied_with_its_checkpoints_configuration_and_logs(
     assert names(remote) == names(local) - {"checkpoints/previous.ckpt", "images.lock"}
     for name in ("last.ckpt", "best.ckpt"):
         assert (remote / "checkpoints" / name).read_bytes() == (local / "checkpoints" / name).read_bytes()
-    assert load_config(str(remote / "config.yaml")) == config
+    assert load_config(str(remote / "config.yaml")) == config.model_copy(update={"modality": "rgb"})
     assert "epoch 3/3" in (remote / "logs" / "training.log").read_text()
     assert all("note" not in row for row in seen)
 
