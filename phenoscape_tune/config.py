@@ -385,6 +385,13 @@ def _filled(transforms: TransformsConfig, values: Mapping[str, Any]) -> Transfor
     return filled
 
 
+def _with_transforms(config: TrainConfig, transforms: TransformsConfig) -> TrainConfig:
+    """A copy with other transforms, which count as written only where they did before."""
+    copied = config.model_copy()
+    object.__setattr__(copied, "transforms", transforms)
+    return copied
+
+
 def _with_defaults(config: TrainConfig, rgb: bool, uv: bool, ordered: bool) -> TrainConfig:
     """Put the defaults of the configuration's modality into the transforms that were not written."""
     defaults = defaults_of(config.modality, rgb, uv, ordered)
@@ -414,27 +421,22 @@ def with_modality(
     told = chosen_channels(known.modality, known.channels, known.channel_names, known.bands)
     seen = [guess if fact is None else fact for guess, fact in zip(told, (rgb, uv, ordered), strict=True)]
     blank = _filled(known.transforms, {key: TransformsConfig.model_fields[key].default for key in _unset(known)})
-    known = known.model_copy()
-    object.__setattr__(known, "transforms", blank)
-    return _with_defaults(known, *seen)
+    return _with_defaults(_with_transforms(known, blank), *seen)
 
 
 def like_earlier(config: TrainConfig, earlier: TrainConfig) -> TrainConfig:
     """The configuration with an earlier one's values where its own follow from the images and were not written."""
     unwritten = config.unwritten_transforms()
-    copied = config.model_copy()
-    filled = _filled(config.transforms, {key: getattr(earlier.transforms, key) for key in unwritten})
-    object.__setattr__(copied, "transforms", filled)
-    return copied
+    return _with_transforms(
+        config, _filled(config.transforms, {key: getattr(earlier.transforms, key) for key in unwritten})
+    )
 
 
 def forget_written(config: TrainConfig, transforms: Iterable[str]) -> TrainConfig:
     """The configuration with some transforms that count as not written, as they were before it was saved whole."""
     forgotten = _filled(config.transforms, {})
     forgotten.model_fields_set.difference_update(set(transforms) & KINDRED)
-    copied = config.model_copy()
-    object.__setattr__(copied, "transforms", forgotten)
-    return copied
+    return _with_transforms(config, forgotten)
 
 
 def vary(base: TrainConfig, values: Mapping[str, Any], source: str) -> TrainConfig:

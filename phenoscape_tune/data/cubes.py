@@ -12,7 +12,7 @@ from phenoscape_tune.data.channels import BAND_TOLERANCE
 from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage
 from phenoscape_tune.data.readers import reader_of
 from phenoscape_tune.data.recipe import Recipe
-from phenoscape_tune.data.squares import fit_channels
+from phenoscape_tune.data.squares import Square, fit_channels
 
 # Bytes of float32 values that one file is read in at a time. With the values as they stand in the file and a copy or
 # two of them in NumPy's hands, a thread works in about four times as much.
@@ -38,13 +38,17 @@ class Bands:
 
 def read_square(path: Path, recipe: Recipe) -> np.ndarray:
     """One file as its square: uint16 (C, S, S), where 0..65535 stand for 0..1. Raises UnreadableImage."""
-    C, S, _ = recipe.shape
-    square, fill = np.empty((C, S, S), np.uint16), np.array(recipe.fill, np.float32)
+    square, fill = np.empty(recipe.shape, np.uint16), np.array(recipe.fill, np.float32)
     for bands in read_bands(path, recipe):
         rows = slice(bands.start, bands.start + len(bands.values))
-        fitted = fit_channels(bands.values, S, recipe.square.resize, fill[rows])
-        square[rows] = np.rint(fitted.clip(0, 1) * 65535)
+        square[rows] = square_of(bands.values, recipe.square, fill[rows])
     return square
+
+
+def square_of(values: np.ndarray, square: Square, fill: np.ndarray) -> np.ndarray:
+    """Channels float32 (n, H, W) in 0..1 on a square, uint16 (n, S, S); ``fill`` (n,) is the background of each."""
+    fitted = fit_channels(values, square.size, square.resize, fill)
+    return np.rint(fitted.clip(0, 1) * 65535).astype(np.uint16)
 
 
 def read_bands(path: Path, recipe: Recipe, fill: Sequence[float] | None = None, clip: bool = True) -> Iterator[Bands]:

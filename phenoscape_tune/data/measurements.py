@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from phenoscape_tune.data.class_spectra import ClassSpectra
-from phenoscape_tune.data.cubes import read_bands, read_square
+from phenoscape_tune.data.cubes import read_bands, square_of
 from phenoscape_tune.data.decoding import map_ahead
 from phenoscape_tune.data.false_colour import false_colour
 from phenoscape_tune.data.layout import UnreadableImage
@@ -148,6 +148,8 @@ def _measure_channels(path: Path, input_size: int, recipe: Recipe) -> ImageMeasu
     told = hashlib.blake2b(repr((layout.width, layout.height, recipe.of)).encode(), digest_size=16)
     moments, deviations, saturated, planes, specimen = [], [], [], [], []
     fill = np.array(recipe.fill, np.float32)[:, None, None]
+    colours = false_colour(recipe.channels)
+    seen: dict[int, np.ndarray] = {}  # the channels that people are shown
     for bands in read_bands(path, recipe):
         told.update(np.ascontiguousarray(bands.raw).tobytes())
         values = bands.values.reshape(len(bands.values), -1).astype(np.float64)
@@ -157,6 +159,8 @@ def _measure_channels(path: Path, input_size: int, recipe: Recipe) -> ImageMeasu
         hidden = (bands.values == fill[bands.start : bands.start + len(bands.values)]).all(axis=0)  # (H, W)
         specimen.append(mean if hidden.all() else bands.values[:, ~hidden].mean(axis=1, dtype=np.float64))
         saturated += [bands.start + int(place) for place in np.flatnonzero(bands.saturated > SATURATED)]
+        own = range(bands.start, bands.start + len(bands.values))
+        seen |= {index: bands.values[index - bands.start].copy() for index in colours.indices if index in own}
         planes += [
             np.asarray(Image.fromarray(plane).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
             for plane in bands.values
@@ -164,8 +168,9 @@ def _measure_channels(path: Path, input_size: int, recipe: Recipe) -> ImageMeasu
     # A run's mean for each of a few channels: near-duplicates are alike in all of them.
     runs = np.array_split(np.stack(planes), min(len(planes), THUMBNAIL_CHANNELS))
     thumbnail = np.stack([run.mean(axis=0) for run in runs], axis=-1)
-    shown = recipe.at(max(SMALLEST_SHOWN, min(max(layout.height, layout.width), 2 * input_size)))
-    picture = Image.fromarray(false_colour(recipe.channels)(read_square(path, shown)))
+    shown = recipe.at(max(SMALLEST_SHOWN, min(max(layout.height, layout.width), 2 * input_size))).square
+    three = np.stack([seen[index] for index in colours.indices])
+    picture = Image.fromarray(colours.paint(square_of(three, shown, fill[list(colours.indices), 0, 0])))
     return ImageMeasures(
         size=(layout.width, layout.height),
         file_digest=_digest_files(files_of(path, recipe.modality)),

@@ -7,9 +7,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ImageColor
@@ -114,8 +114,7 @@ class Parts:
 
 def data_key(config: TrainConfig) -> tuple[object, ...]:
     """What `open_parts` depends on: configurations with equal keys have the same images in the same parts."""
-    values = (getattr(config, name) for name in _DATA_KEYS)
-    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+    return tuple(_fixed(getattr(config, name)) for name in _DATA_KEYS)
 
 
 def open_images(config: TrainConfig, progress: Progress | None = None, notice: Notice | None = None) -> Images:
@@ -186,7 +185,7 @@ def make_request(config: TrainConfig, specimens: Specimens) -> Request:
         square,
         modality,
         channels=_fixed(config.channels or "full"),
-        channel_names=None if config.channel_names is None else tuple(config.channel_names),
+        channel_names=_fixed(config.channel_names),
         bands=_fixed(config.bands),
         value_scaling=scaling,
         use_mask=config.use_segmentation_mask,
@@ -209,8 +208,9 @@ def settle_like(config: TrainConfig, earlier: TrainConfig) -> TrainConfig:
     return like_earlier(with_modality(config, earlier.modality), earlier)
 
 
-def _fixed(chosen: str | Sequence[int | str]) -> str | tuple[int | str, ...]:
-    return chosen if isinstance(chosen, str) else tuple(chosen)
+def _fixed(value: Any) -> Any:
+    """A value that can be hashed: of a list its tuple."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def open_parts(config: TrainConfig, progress: Progress | None = None, notice: Notice | None = None) -> Parts:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from phenoscape_tune.data.class_spectra import ClassSpectra
 from phenoscape_tune.data.images import Images, Pixels, let_go
+from phenoscape_tune.data.recipe import Recipe
 from phenoscape_tune.errors import NoSpaceLeft
 from phenoscape_tune.files import write_whole
 
@@ -66,37 +67,41 @@ def _recorded(record: Path) -> Statistics | None:
 
 
 def _measure(images: Images, chosen: np.ndarray) -> Statistics:
-    C = images.pixels.shape[1]
-    pixels, total, squares = 0, np.zeros(C), np.zeros(C)
-    for _, values in _pieces(images.pixels, chosen):
+    C, pictures = images.pixels.shape[1], images.recipe.modality == "rgb"
+    pixels, total, squares, means = 0, np.zeros(C), np.zeros(C), []
+    for values in _pieces(images.pixels, chosen):
         pixels += values[:, 0].size
         total += values.sum(axis=(0, 2, 3))
         squares += np.square(values).sum(axis=(0, 2, 3))
+        if not pictures:
+            means.append(_means_without_background(values, images.recipe))
     mean = total / pixels
     std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
-    spectra = None if images.recipe.modality == "rgb" else _class_spectra(images, chosen)
+    spectra = None if pictures else _class_spectra(images, chosen, np.concatenate(means))
     return Statistics(tuple(mean.tolist()), tuple(std.tolist()), spectra)
 
 
-def _class_spectra(images: Images, chosen: np.ndarray) -> ClassSpectra:
-    """Mean over the images of a class of each image's mean, and their spread; the background is left out."""
-    specimens, recipe = images.specimens, images.recipe
+def _means_without_background(values: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """float64 (n, C): the mean of each channel of images (n, C, S, S), where they are not all background."""
     fill = np.rint(np.array(recipe.fill) * 65535) / 65535
-    means = np.empty((len(chosen), len(recipe.channels)))
-    for place, values in _pieces(images.pixels, chosen):
-        shown = (np.abs(values - fill[:, None, None]) > 1e-9).any(axis=1)  # (n, S, S)
-        count = np.maximum(shown.sum(axis=(1, 2)), 1)
-        means[place : place + len(values)] = np.einsum("nchw,nhw->nc", values, shown) / count[:, None]
+    shown = (np.abs(values - fill[:, None, None]) > 1e-9).any(axis=1)  # (n, S, S)
+    count = np.maximum(shown.sum(axis=(1, 2)), 1)
+    return np.einsum("nchw,nhw->nc", values, shown) / count[:, None]
+
+
+def _class_spectra(images: Images, chosen: np.ndarray, means: np.ndarray) -> ClassSpectra:
+    """Mean over the images of a class of each image's mean (n, C), and their spread."""
+    specimens, recipe = images.specimens, images.recipe
     labels = np.zeros(len(chosen), np.int64) if specimens.labels is None else specimens.labels[chosen]
     names = ("all images",) if specimens.labels is None else specimens.classes
     return ClassSpectra.of_images(means, labels, names, recipe.channels)
 
 
-def _pieces(pixels: Pixels, chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The images at ``chosen`` as float64 (n, C, S, S) in 0..1, few enough at a time; the place of the first."""
+def _pieces(pixels: Pixels, chosen: np.ndarray) -> Iterator[np.ndarray]:
+    """The images at ``chosen`` as float64 (n, C, S, S) in 0..1, few enough at a time."""
     most = float(np.iinfo(pixels.dtype).max)
     step = max(1, min(256, PIECE_BYTES // (8 * int(np.prod(pixels.shape[1:])))))
     for start in range(0, len(chosen), step):
         values = pixels[chosen[start : start + step]].astype(np.float64) / most
         let_go(pixels)
-        yield start, values
+        yield values

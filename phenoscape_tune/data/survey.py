@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from phenoscape_tune.data.cubes import check_layout, read_bands
+from phenoscape_tune.data.decoding import Notice
 from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage
 from phenoscape_tune.data.readers import reader_of
 from phenoscape_tune.data.recipe import Recipe, Request
@@ -23,8 +24,6 @@ SAMPLED_IMAGES, SAMPLED_PIXELS = 64, 1024
 # Values of which the 99.5 percentile lies within this share of the full scale fill their type: what is added to them in
 # the augmentation is then of their own size.
 FILLED = (0.25, 1.2)
-
-Notice = Callable[[str], None]
 
 
 def answer(specimens: Specimens, request: Request, num_workers: int, notice: Notice | None = None) -> Recipe:
