@@ -17,17 +17,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
+import record
 import torch
 from PIL import Image
 from torch import Tensor
@@ -38,9 +33,8 @@ from phenoscape_tune.augment import build_views
 from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.transforms import TransformsConfig, defaults_of
 
-RESULTS = Path(__file__).parent / "results" / "augmentation.json"
+RESULTS = record.RESULTS / "augmentation.json"
 JITTER = (0.4, 0.4, 0.4, 0.1)
-PEERS = ("lightly", "kornia", "torchvision")
 # An image is packed at 8/7 of the input size, as for training.
 PACKED = 8 / 7
 Run = Callable[[], None]
@@ -224,27 +218,6 @@ def _views(images: Tensor, transforms: TransformsConfig, channels: Channels, siz
     return run
 
 
-def machine(device: torch.device) -> dict[str, object]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-    versions: dict[str, str | None] = {}
-    for name in PEERS:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "cores": os.cpu_count(),
-        "cpu": model or platform.processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "torch": torch.__version__,
-        **versions,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Two views a second: ours, lightly, kornia, torchvision.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 128, 224], help="sides of a view, pixels")
@@ -263,15 +236,7 @@ def main() -> None:
             rows += compare_spectra(size, batch, arguments.repeats, device)
         for channels in () if arguments.spectra else (3, 7):
             rows += [r | {"batch": batch} for r in compare(size, channels, batch, arguments.repeats, device)]
-    record = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(device),
-        "repeats": arguments.repeats,
-        "results": rows,
-    }
-    records = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps([*records, record], indent=1) + "\n")
+    record.append(RESULTS, {**record.describe(device), "repeats": arguments.repeats, "results": rows})
     print(f"appended to {RESULTS}")
 
 

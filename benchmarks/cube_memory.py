@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import record
 
 BANDS, CLASSES = 408, 4
 GIB = 2**30
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--input-size", type=int, default=112)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--config", default="hyperspectral")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cube_memory.json")
+    parser.add_argument("--out", type=Path, default=record.RESULTS / "cube_memory.json")
     args = parser.parse_args()
     root = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as name:
@@ -110,6 +110,7 @@ def main() -> None:
     worst = max(held["resident"] for held in measured["peaks_gib"].values())
     float32 = 2 * written
     result = {
+        **record.describe("cpu"),
         "cubes": args.cubes,
         "shape": [BANDS, args.side, args.side],
         "input_size": args.input_size,
@@ -121,11 +122,8 @@ def main() -> None:
         "cubes_as_float32_gib": round(float32 / GIB, 3),
         "ratio_to_float32": round(worst / (float32 / GIB), 3),
         "trials": leaderboard.splitlines(),
-        "machine": {"cores": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / GIB, 1)},
-        "python": platform.python_version(),
     }
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    record.append(args.out, result)
     print(json.dumps({key: value for key, value in result.items() if key != "trials"}, indent=1))
 
 

@@ -14,16 +14,15 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import record
 import torch
 
 from phenoscape_tune.config import build_config
-from phenoscape_tune.versions import versions
 
-RESULTS = Path(__file__).parent / "results" / "gradient_cache.json"
+RESULTS = record.RESULTS / "gradient_cache.json"
 STEPS = 3
 
 
@@ -77,10 +76,7 @@ def main() -> None:
         rows[-1]["time_ratio"] = round(rows[-1]["seconds"] / whole["seconds"], 2)
         print(json.dumps(rows[-1]), flush=True)
     setting = {"backbone": arguments.backbone, "size": arguments.size, "batch": arguments.batch}
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "gpu": gpu, **setting, "results": rows}
-    records = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    RESULTS.write_text(json.dumps([*records, {**record, "versions": versions()}], indent=1) + "\n")
+    record.append(RESULTS, {**record.describe(), **setting, "results": rows})
 
 
 if __name__ == "__main__":

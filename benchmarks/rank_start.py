@@ -13,9 +13,7 @@ ranks' processes, and the worker group's placement group, are gone. Every wait h
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import threading
@@ -24,6 +22,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import record
 
 RANKS = 2
 STOP_AT = 3  # reports of a trial before it is stopped
@@ -191,25 +191,21 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=4, help="trials of either kind")
     parser.add_argument("--deadline", type=float, default=240, help="seconds for all trials of a kind")
     parser.add_argument("--patience", type=float, default=60, help="seconds for a stopped trial's ranks to be gone")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "rank_start.json")
+    parser.add_argument("--results", type=Path, default=record.RESULTS / "rank_start.json")
     args = parser.parse_args()
 
     from phenoscape_tune.search.cluster import start_ray
-    from phenoscape_tune.versions import versions
 
     start_ray(2 * RANKS, verbose=False)  # logical: a trial and its worker group take 2.5
     result: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "processor": platform.machine(),
-        "load_average": os.getloadavg(), "dashboard_packages": find_spec("aiohttp_cors") is not None,
+        **record.describe(), "dashboard_packages": find_spec("aiohttp_cors") is not None,
         "patience_s": args.patience, "deadline_s": args.deadline,
     }  # fmt: skip
     kinds = {"rank_group": (our_trial, True), "worker_group": (worker_group_trial, False)}
     for name, (trial, reuse) in kinds.items():
         result[name] = measure(trial, args.trials, args.deadline, args.patience, reuse)
         print(tell(name, result[name], args.patience), flush=True)
-    result["versions"] = versions()
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    args.results.write_text(json.dumps(result, indent=1) + "\n")
+    record.append(args.results, result)
     os._exit(0)  # a trial that hangs would keep the process
 
 

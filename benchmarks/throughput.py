@@ -13,19 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import record
 import torch
-from augmentation import machine
 from PIL import Image
 
 from phenoscape_tune.config import TrainConfig, build_config
@@ -37,7 +35,7 @@ from phenoscape_tune.training.monitor import Monitor
 from phenoscape_tune.training.run import Run, RunOptions, start_run
 from phenoscape_tune.training.step_clock import StepClock
 
-RESULTS = Path(__file__).parent / "results" / "throughput.json"
+RESULTS = record.RESULTS / "throughput.json"
 Epoch = Callable[[], float]  # trains one epoch; returns images per second
 
 
@@ -188,9 +186,7 @@ def main() -> None:
         row |= {"ours_times_as_fast": round(statistics.median(ratios), 3), "least": round(ratios[0], 3)}
         rows.append(row | {"most": round(ratios[-1], 3)})
         print(json.dumps(rows[-1]), flush=True)
-    record = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine(device), **vars(arguments)}
-    records = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    RESULTS.write_text(json.dumps([*records, {**record, "cpus": os.cpu_count(), "results": rows}], indent=1) + "\n")
+    record.append(RESULTS, {**record.describe(device), **vars(arguments), "results": rows})
 
 
 if __name__ == "__main__":

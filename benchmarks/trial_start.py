@@ -10,15 +10,15 @@ as Ray documents it; fewer trials, without early stopping, and with a deadline, 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import record
 
 EPOCHS = 3
 
@@ -134,11 +134,10 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=24, help="trials of ours")
     parser.add_argument("--nested", type=int, default=4, help="nested trials")
     parser.add_argument("--deadline", type=float, default=300, help="seconds for all nested trials")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "trial_start.json")
+    parser.add_argument("--results", type=Path, default=record.RESULTS / "trial_start.json")
     args = parser.parse_args()
 
     from phenoscape_tune.search.cluster import start_ray
-    from phenoscape_tune.versions import versions
 
     start_ray(2, verbose=False)
     ours = measure_ours(args.trials)
@@ -147,10 +146,7 @@ def main() -> None:
           f"({min(ours['starts_s']):.3f} to {max(ours['starts_s']):.3f})", flush=True)  # fmt: skip
     nested = measure_nested(args.nested, args.deadline)
     state = "finished" if nested["finished"] else f"not finished after {args.deadline:.0f} s"
-    result = {
-        "date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "processor": platform.machine(),
-        "load_average": os.getloadavg(), "ours": ours, "nested": nested, "versions": versions(),
-    }  # fmt: skip
+    result = {**record.describe(), "ours": ours, "nested": nested}
     if nested["starts_s"]:
         slow, fast = statistics.median(nested["starts_s"]), statistics.median(ours["starts_s"])
         result["start_ratio"] = slow / fast
@@ -159,8 +155,7 @@ def main() -> None:
               f"ratio of the start-up times: {slow / fast:.0f}")  # fmt: skip
     else:
         print(f"nested: no trial reported, {state}")
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    args.results.write_text(json.dumps(result, indent=2) + "\n")
+    record.append(args.results, result)
     os._exit(0)  # a nested trial that hangs would keep the process
 
 

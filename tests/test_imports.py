@@ -80,9 +80,10 @@ def test_ray_is_imported_in_five_rooms_only(path: Path) -> None:
 def test_every_test_file_has_its_counterpart() -> None:
     # The conductor under a budget of time fills a file of its own.
     alone = {"test_imports", "test_shipped", "test_docs", "test_conductor_time", "test_deploy", "test_security"}
-    for path in Path(__file__).parent.rglob("test_*.py"):
+    tests = Path(__file__).parent
+    for path in tests.rglob("test_*.py"):
         if path.stem not in alone and path.parent.name != "faults":  # a fault goes through the whole house
-            counterpart = (
-                PACKAGE / path.relative_to(Path(__file__).parent).parent / f"{path.stem.removeprefix('test_')}.py"
-            )
+            # The benchmarks stand beside the package.
+            place = PACKAGE.parent if path.parent.name == "benchmarks" else PACKAGE
+            counterpart = place / path.relative_to(tests).parent / f"{path.stem.removeprefix('test_')}.py"
             assert counterpart.exists(), f"{path} tests nothing of that name"
