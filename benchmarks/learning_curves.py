@@ -82,9 +82,10 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
     import torch
 
     from phenoscape_tune.augment import build_views, plain_view
-    from phenoscape_tune.config import build_config, merge, set_key
+    from phenoscape_tune.config import build_config
     from phenoscape_tune.data.channels import RGB
     from phenoscape_tune.data.parts import open_parts
+    from phenoscape_tune.layers import merge, set_key
     from phenoscape_tune.training.device_use import DeviceUse
     from phenoscape_tune.training.evaluation import embed, validate
     from phenoscape_tune.training.loop import train_epoch

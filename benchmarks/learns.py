@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phenoscape_tune.config import build_config, parse_overrides
+from phenoscape_tune.config import build_config
 from phenoscape_tune.data.parts import Parts, open_parts
 from phenoscape_tune.evaluate import knn
+from phenoscape_tune.layers import parse_overrides
 from phenoscape_tune.training.evaluation import embed
 from phenoscape_tune.training.launch import launch
 from phenoscape_tune.training.run import RunOptions, start_run

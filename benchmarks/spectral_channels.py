@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from phenoscape_tune.cli.common import ensure_data
-from phenoscape_tune.config import build_config, find_file, merge, parse_overrides
+from phenoscape_tune.config import build_config
 from phenoscape_tune.data.parts import open_parts
+from phenoscape_tune.layers import find_file, merge, parse_overrides
 from phenoscape_tune.training.loop import train_simclr
 from phenoscape_tune.versions import versions
 from phenoscape_tune.yaml_file import load_mapping

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from phenoscape_tune.channel_keys import FEWEST_BANDS
 from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.transforms import FEWEST_BANDS, TransformsConfig
+from phenoscape_tune.transforms import TransformsConfig
 
 
 def check_transforms(transforms: TransformsConfig, channels: Channels) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phenoscape_tune.config import TrainConfig, nearest
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.key_faults import nearest
 from phenoscape_tune.spectral_stem import build_spectral_stem, spectral_stem_state, stem_shape
 from phenoscape_tune.weights import WeightsFile, fit_weights, impatient_hub, read_weights, tell_adapted
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-# Names of a multispectral file's channels where neither it nor the configuration tells them.
-MULTISPECTRAL_NAMES = ("red", "green", "blue", "uv1", "uv2", "uv3", "mask")
-FEWEST_BANDS = 3  # that have a spectrum to shift
 SMALLEST_CROP = 0.02  # of the image's area, to which augmentation_strength may take min_scale
 
 
@@ -168,25 +165,15 @@ def defaults_of(modality: str, rgb: bool, uv: bool, ordered: bool) -> dict[str, 
     }
 
 
-def chosen_channels(
-    modality: str,
-    channels: str | Sequence[int | str] | None,
-    channel_names: Sequence[str] | None,
-    bands: str | Sequence[int | str],
-) -> tuple[bool, bool, bool]:
-    """`rgb`, `uv` and `ordered` of `defaults_of`, as far as a configuration tells them without the files."""
-    if modality == "hyperspectral":
-        few = isinstance(bands, Sequence) and not isinstance(bands, str) and len(bands) < FEWEST_BANDS
-        return bands == "rgb", False, not (few or bands in ("rgb", "uniform:1", "uniform:2"))
-    if modality != "multispectral":
-        return True, False, False
-    names = [name.lower() for name in channel_names or MULTISPECTRAL_NAMES]
-    if channels == "rgb_only":
-        return True, False, False
-    if channels == "uv_only":
-        return False, True, False
-    if not isinstance(channels, str) and channels is not None:
-        names = [
-            c.lower() if isinstance(c, str) else names[c] for c in channels if isinstance(c, str) or c < len(names)
-        ]
-    return {"red", "green", "blue"} <= set(names), any(name.startswith("uv") for name in names), False
+def filled(transforms: TransformsConfig, values: Mapping[str, Any]) -> TransformsConfig:
+    """A copy with some values, which count as defaults: `model_fields_set` stays as it was."""
+    copied = transforms.model_copy()
+    for key, value in values.items():
+        object.__setattr__(copied, key, value)
+    return copied
+
+
+def with_defaults(transforms: TransformsConfig, modality: str, rgb: bool, uv: bool, ordered: bool) -> TransformsConfig:
+    """A copy with `defaults_of` a kind of image for the keys that were not written."""
+    defaults = defaults_of(modality, rgb, uv, ordered)
+    return filled(transforms, {key: value for key, value in defaults.items() if key not in transforms.model_fields_set})

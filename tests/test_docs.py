@@ -10,7 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from phenoscape_tune.config import known_keys, load_config
+from phenoscape_tune.config import known_keys
+from phenoscape_tune.layers import load_config
 
 ROOT = Path(__file__).parent.parent
 FAULTS = [*range(1, 24)]  # of docs/guarantees.md

@@ -11,15 +11,8 @@ import pytest
 import yaml
 
 from phenoscape_tune.cli import train, tune
-from phenoscape_tune.config import (
-    advice,
-    build_config,
-    find_file,
-    load_config,
-    merge,
-    save_config,
-    shipped_folder,
-)
+from phenoscape_tune.config import advice, build_config
+from phenoscape_tune.layers import find_file, load_config, merge, save_config, shipped_folder
 from phenoscape_tune.search.space import load_space
 from phenoscape_tune.yaml_file import load_mapping
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phenoscape_tune.transforms import SMALLEST_CROP, TransformsConfig, chosen_channels, defaults_of, scaled
+from phenoscape_tune.transforms import SMALLEST_CROP, TransformsConfig, defaults_of, scaled
 
 PROBABILITY = st.floats(0, 1)
 WRITTEN = st.fixed_dictionaries(
@@ -98,43 +98,6 @@ def test_each_kind_has_the_steps_that_have_a_meaning_for_it(modality: str, rgb: 
     assert (transforms.gamma_prob > 0) == uv
     assert (transforms.shift_prob > 0, transforms.band_dropout_prob > 0) == (ordered, ordered)
     assert min(transforms.gain_prob, transforms.offset_prob, transforms.noise_prob) > 0
-
-
-@pytest.mark.parametrize(
-    ("modality", "channels", "names", "bands", "expected"),
-    [
-        ("auto", None, None, "all", (True, False, False)),
-        ("rgb", None, None, "all", (True, False, False)),
-        ("multispectral", None, None, "all", (True, True, False)),
-        ("multispectral", "full", None, "all", (True, True, False)),
-        ("multispectral", "rgb_only", None, "all", (True, False, False)),
-        ("multispectral", "uv_only", None, "all", (False, True, False)),
-        ("multispectral", [0, 1, 2], None, "all", (True, False, False)),
-        ("multispectral", [2, 1, 0, 5], None, "all", (True, True, False)),
-        ("multispectral", [0, 1, 3], None, "all", (False, True, False)),
-        ("multispectral", ["red", "UV1"], None, "all", (False, True, False)),
-        ("multispectral", ["blue", "green", "Red"], None, "all", (True, False, False)),
-        ("multispectral", [0, 1, 2, 99], None, "all", (True, False, False)),
-        ("multispectral", None, ["nir", "red", "green", "blue"], "all", (True, False, False)),
-        ("multispectral", [0, 1, 2], ["uv_a", "red", "green", "blue"], "all", (False, True, False)),
-        ("multispectral", None, ["nir", "swir"], "all", (False, False, False)),
-        ("hyperspectral", None, None, "all", (False, False, True)),
-        ("hyperspectral", None, None, "range:400-700nm", (False, False, True)),
-        ("hyperspectral", None, None, "rgb", (True, False, False)),
-        ("hyperspectral", None, None, "uniform:2", (False, False, False)),
-        ("hyperspectral", None, None, "uniform:20", (False, False, True)),
-        ("hyperspectral", None, None, [1, 2], (False, False, False)),
-        ("hyperspectral", None, None, [1, 2, 3], (False, False, True)),
-    ],
-)
-def test_what_a_configuration_tells_of_the_channels(
-    modality: str,
-    channels: str | list[int | str] | None,
-    names: list[str] | None,
-    bands: str | list[int | str],
-    expected: tuple[bool, bool, bool],
-) -> None:
-    assert chosen_channels(modality, channels, names, bands) == expected
 
 
 def test_the_documented_defaults_are_the_schemas() -> None:

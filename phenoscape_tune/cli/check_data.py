@@ -20,9 +20,10 @@ from phenoscape_tune.cli.common import (
     run_command,
     warn,
 )
-from phenoscape_tune.config import TrainConfig, parse_overrides
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.files import write_whole
+from phenoscape_tune.layers import parse_overrides
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

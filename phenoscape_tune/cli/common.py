@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from phenoscape_tune.config import TrainConfig, advice, build_config, find_file, load_config, merge
+from phenoscape_tune.config import TrainConfig, advice, build_config
 from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.layers import find_file, load_config, merge
 from phenoscape_tune.storage import Storage
 from phenoscape_tune.yaml_file import load_mapping
 

@@ -21,8 +21,9 @@ from phenoscape_tune.cli.machine import check_cores, check_memory, check_open_fi
 from phenoscape_tune.cli.packages import check_imports, check_packages, check_python, check_ray, last_line, run_apart
 from phenoscape_tune.cli.question import search_folder
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row, tell
-from phenoscape_tune.config import TrainConfig, parse_overrides
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import parse_overrides
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.readers import Reader

@@ -19,8 +19,10 @@ from phenoscape_tune.cli.common import (
     warn,
 )
 from phenoscape_tune.cli.downstream_report import measure_downstream, tell_downstream
-from phenoscape_tune.config import TrainConfig, build_config, merge, nearest, parse_overrides
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.key_faults import nearest
+from phenoscape_tune.layers import merge, parse_overrides
 
 if TYPE_CHECKING:  # --help must not pay for torch
     import numpy as np

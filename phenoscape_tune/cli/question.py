@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from phenoscape_tune.cli.common import ensure_data, pack_progress, resolve_config, warn
 from phenoscape_tune.cli.saved_search import SEARCH_FILE, read_search
-from phenoscape_tune.config import TrainConfig, build_config, find_file, flatten, merge, parse_overrides
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import find_file, flatten, merge, parse_overrides
 from phenoscape_tune.search.space import SearchSpace, build_space, load_space, share_faults
 from phenoscape_tune.storage import is_url
 from phenoscape_tune.yaml_file import load_mapping

@@ -8,10 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from phenoscape_tune.config import build_config, forget_written
+from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.space import build_space
+from phenoscape_tune.settling import forget_written
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 
 if TYPE_CHECKING:

@@ -29,8 +29,9 @@ from phenoscape_tune.cli.common import (
     warn_of_advice,
 )
 from phenoscape_tune.cli.devices import batch_warnings
-from phenoscape_tune.config import TrainConfig, build_config, flatten, load_config, merge, parse_overrides
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.layers import flatten, load_config, merge, parse_overrides
 from phenoscape_tune.storage import Storage, is_url, split_url
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
 from phenoscape_tune.training.disk import check_space, run_bytes

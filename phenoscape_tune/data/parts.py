@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import ImageColor
 
-from phenoscape_tune.config import TrainConfig, like_earlier, with_modality
+from phenoscape_tune.channel_keys import FEWEST_BANDS, MODALITY_OF
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.decoding import Notice, Progress
 from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
@@ -24,7 +25,7 @@ from phenoscape_tune.data.specimens import Specimens, Split, find_specimens, spl
 from phenoscape_tune.data.squares import Square
 from phenoscape_tune.data.unpacked import open_unpacked
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.transforms import FEWEST_BANDS
+from phenoscape_tune.settling import like_earlier, with_modality
 
 log = logging.getLogger(__name__)
 
@@ -159,18 +160,17 @@ def open_images(config: TrainConfig, progress: Progress | None = None, notice: N
 def make_request(config: TrainConfig, specimens: Specimens) -> Request:
     """What a configuration asks of the images of its folder. Raises UserError for keys of another modality."""
     modality = specimens.modality
-    own = {"channels": "multispectral", "channel_names": "multispectral", "bands": "hyperspectral"}
-    plain = TrainConfig()
-    for key, of in own.items():
-        if modality != of and getattr(config, key) != getattr(plain, key):
-            raise UserError(
-                f"{key}: is for {of} images, and those in {config.data_dir} are {modality} "
-                f"(modality: {config.modality}); remove it, or set modality={of}"
-            )
-    if modality == "rgb" and config.use_segmentation_mask:
+    key = config.misplaced_key(modality)
+    if key == "use_segmentation_mask":
         raise UserError(
             f"use_segmentation_mask: true: the images in {config.data_dir} are RGB pictures, whose transparency is the "
             "mask and is always put on `background`; remove it"
+        )
+    if key is not None:
+        of = MODALITY_OF[key]
+        raise UserError(
+            f"{key}: is for {of} images, and those in {config.data_dir} are {modality} "
+            f"(modality: {config.modality}); remove it, or set modality={of}"
         )
     red, green, blue = ImageColor.getrgb(config.background)[:3]
     square = Square(choose_size(specimens, config.input_size), config.resize, (red, green, blue))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from phenoscape_tune.channel_keys import MULTISPECTRAL_NAMES
 from phenoscape_tune.data.channels import COLOUR_NM, FARTHEST_NM, VISIBLE_NM, Channels
 from phenoscape_tune.data.layout import Layout
 from phenoscape_tune.data.recipe import Request
@@ -19,7 +20,7 @@ USUAL_NAMES = {
     3: COLOURS,
     4: (*COLOURS, "uv"),
     6: (*COLOURS, "uv1", "uv2", "uv3"),
-    7: (*COLOURS, "uv1", "uv2", "uv3", MASK),
+    7: MULTISPECTRAL_NAMES,
 }
 LISTED = 12
 

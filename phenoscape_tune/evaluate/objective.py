@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phenoscape_tune.config import nearest
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.key_faults import nearest
 
 if TYPE_CHECKING:  # the search's driver reads this module and must not pay for torch
     from torch import Tensor

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from phenoscape_tune.augment_checks import meaningless, transform_faults
-from phenoscape_tune.config import TrainConfig, vary
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.decoding import Notice, Progress
 from phenoscape_tune.data.parts import Parts, open_parts, settle
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric
 from phenoscape_tune.search.searched_transforms import step_of
 from phenoscape_tune.search.space import Scalar, SearchSpace
+from phenoscape_tune.settling import vary
 
 CHOOSERS = ("channels", "bands", "value_scaling", "use_segmentation_mask", "crop_to_mask")
 

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from phenoscape_tune.config import TrainConfig, get_key, set_key, vary
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.layers import get_key, set_key
 from phenoscape_tune.search.edges import widen
 from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import COMPLETED, Study, TrialRecord, confirm_stage
+from phenoscape_tune.settling import vary
 from phenoscape_tune.storage import join_url
 
 # Shares of a range, on its own scale: what a second look at a known winner searches, and of a stage's trials, what is

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from phenoscape_tune.config import build_config, set_key
+from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import set_key
 from phenoscape_tune.search.space import Parameter
 
 MARGIN = 0.05  # of the range, on a logarithmic scale where it has one

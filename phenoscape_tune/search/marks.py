@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from phenoscape_tune.config import get_key
+from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.priority import BATCH_SIZE, Stage
 from phenoscape_tune.search.report import INTERRUPTED

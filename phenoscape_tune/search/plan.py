@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phenoscape_tune.config import TrainConfig, build_config, get_key
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric
+from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.priority import BATCH_SIZE, RECHECK, Stage, order_stages, plan_stages
 from phenoscape_tune.search.rungs import Rungs, plan_rungs
 from phenoscape_tune.search.space import SearchSpace

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from phenoscape_tune.config import get_key, set_key, vary
 from phenoscape_tune.evaluate.objective import Metric, trial_objective
 from phenoscape_tune.files import write_whole
+from phenoscape_tune.layers import get_key, set_key
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.confirm import Gain, paired_gain, seed_gain
 from phenoscape_tune.search.course import ENDED_BY, WIDENED
@@ -24,6 +24,7 @@ from phenoscape_tune.search.edges import Edge, find_edges
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.study import COMPLETED, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.settling import vary
 from phenoscape_tune.storage import join_url
 from phenoscape_tune.versions import versions
 from phenoscape_tune.yaml_file import dump_mapping

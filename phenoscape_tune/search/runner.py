@@ -19,8 +19,8 @@ from typing import Any
 from phenoscape_tune.search.cluster import cluster_nodes  # first: it sets what Ray reads when it is imported
 
 # isort: split
-from phenoscape_tune.config import get_key
 from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.report import write_leaderboard

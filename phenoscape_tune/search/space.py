@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from phenoscape_tune.config import build_config, find_file, known_keys, nearest, set_key
+from phenoscape_tune.config import build_config, known_keys
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import check_metric
+from phenoscape_tune.key_faults import nearest
+from phenoscape_tune.layers import find_file, set_key
 from phenoscape_tune.search.priority import order_stages
 from phenoscape_tune.yaml_file import load_mapping
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from phenoscape_tune.config import get_key
+from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import ENDED_BY, WIDENED
 from phenoscape_tune.search.figures import direction

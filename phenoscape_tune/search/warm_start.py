@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from phenoscape_tune.config import build_config, flatten, get_key
+from phenoscape_tune.config import build_config
 from phenoscape_tune.data.parts import settle_like
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import flatten, get_key
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import BATCH_SIZE, LR
 from phenoscape_tune.search.study import COMPLETED, PRUNED, TrialRecord, read_trials

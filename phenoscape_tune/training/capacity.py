@@ -22,9 +22,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from phenoscape_tune.config import TrainConfig, load_config, save_config
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import load_config, save_config
 from phenoscape_tune.training.memory import OutOfMemory, available_memory, is_out_of_memory, limited_memory
 
 if TYPE_CHECKING:  # whoever starts the measurement in a process of its own need not load torch

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from phenoscape_tune.config import EarlyStoppingConfig, nearest
+from phenoscape_tune.config import EarlyStoppingConfig
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric
+from phenoscape_tune.key_faults import nearest
 
 # What every epoch reports, and whether a larger value is the better one; the objective's direction is the metric's.
 HIGHER_IS_BETTER = {"train_loss": False, "val_loss": False, "rankme": True, "feature_std": True}

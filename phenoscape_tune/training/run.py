@@ -15,7 +15,7 @@ import torch
 from phenoscape_tune import ranks
 from phenoscape_tune.augment import TwoViews, build_views
 from phenoscape_tune.augment_checks import check_transforms
-from phenoscape_tune.config import TrainConfig, save_config
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.batches import Batches
 from phenoscape_tune.data.class_spectra import ClassSpectra
 from phenoscape_tune.data.parts import Parts
@@ -23,6 +23,7 @@ from phenoscape_tune.data.statistics import measure
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric, choose_metric
 from phenoscape_tune.files import write_whole
+from phenoscape_tune.layers import save_config
 from phenoscape_tune.model import Encoder, build_encoder, restore_encoder
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.device import adapt, autocast_dtype, be_deterministic

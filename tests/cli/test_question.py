@@ -7,8 +7,9 @@ import pytest
 
 from phenoscape_tune.cli.question import refuse_changes, resolve_search
 from phenoscape_tune.cli.tune import build_parser
-from phenoscape_tune.config import build_config, set_key
+from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import set_key
 
 SPACE = """
 parameters:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from phenoscape_tune.cli import train
-from phenoscape_tune.config import build_config, load_config
+from phenoscape_tune.config import build_config
+from phenoscape_tune.layers import load_config
 from phenoscape_tune.storage import Storage
 from phenoscape_tune.yaml_file import dump_mapping
 

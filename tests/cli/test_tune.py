@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from phenoscape_tune.cli import tune
-from phenoscape_tune.config import build_config, load_config
+from phenoscape_tune.config import build_config
+from phenoscape_tune.layers import load_config
 from phenoscape_tune.search.space import build_space
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phenoscape_tune.config import CHANNEL_SETS, build_config
+from phenoscape_tune.channel_keys import CHANNEL_SETS
+from phenoscape_tune.config import build_config
 from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.data.layout import Layout
 from phenoscape_tune.data.recipe import Request

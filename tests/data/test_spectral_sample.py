@@ -249,7 +249,8 @@ def test_an_encoder_that_sees_more_than_colours_tells_more_species(
 ) -> None:
     import torch
 
-    from phenoscape_tune.config import build_config, find_file, merge
+    from phenoscape_tune.config import build_config
+    from phenoscape_tune.layers import find_file, merge
     from phenoscape_tune.training.loop import train_simclr
     from phenoscape_tune.yaml_file import load_mapping
 

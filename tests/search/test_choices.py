@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from phenoscape_tune.config import TrainConfig, build_config, vary
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.data.parts import open_parts, settle
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.choices import open_choices
 from phenoscape_tune.search.space import build_space
 from phenoscape_tune.search.trial import _images
+from phenoscape_tune.settling import vary
 from tests.data.test_cubes import write_cube, write_tiff
 
 Tiny = Callable[..., TrainConfig]

@@ -13,7 +13,8 @@ from driver import EPOCHS, DoesNotFit, Driver, learn, make_plan, open_conductor,
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from phenoscape_tune.config import TrainConfig, build_config, get_key
+from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.report import decide, write_best

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from phenoscape_tune.config import build_config, set_key
+from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import set_key
 from phenoscape_tune.search.edges import find_edge, find_edges, widen
 from phenoscape_tune.search.space import Parameter, load_space
 

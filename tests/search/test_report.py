@@ -11,7 +11,8 @@ import pytest
 from driver import EPOCHS, Driver, learn, make_plan, open_conductor, search
 from scipy.stats import rankdata
 
-from phenoscape_tune.config import TrainConfig, build_config, load_config
+from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.layers import load_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.report import (
     Agreement,

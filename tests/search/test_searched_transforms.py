@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
-from phenoscape_tune.config import TrainConfig, build_config, with_modality
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.searched_transforms import check_searched
 from phenoscape_tune.search.space import build_space, load_space
+from phenoscape_tune.settling import with_modality
 
 FULL = Channels(("red", "green", "blue", "uv1", "uv2", "uv3"), rgb=(0, 1, 2), uv=(3, 4, 5))
 UV = Channels(("uv1", "uv2", "uv3"), uv=(0, 1, 2))

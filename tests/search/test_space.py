@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import ranges
 
-from phenoscape_tune.config import shipped_folder
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import shipped_folder
 from phenoscape_tune.search.sampler import spread_points
 from phenoscape_tune.search.space import LONGEST_GRID, Parameter, SearchSpace, build_space, load_space
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from phenoscape_tune.augment import TwoViews
-from phenoscape_tune.config import TrainConfig, build_config, save_config
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import save_config
 from phenoscape_tune.training import capacity
 from phenoscape_tune.training.capacity import Capacity, measure_capacity, measure_in_process
 from phenoscape_tune.training.gradient_cache import OOM_ABOVE

@@ -11,10 +11,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from phenoscape_tune.config import TrainConfig, load_config
+from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.parts import open_parts
 from phenoscape_tune.data.sample import write_sample
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.layers import load_config
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.evaluation import validate
 from phenoscape_tune.training.loop import train_simclr

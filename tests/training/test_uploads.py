@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from phenoscape_tune.config import TrainConfig, load_config
+from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.layers import load_config
 from phenoscape_tune.storage import Storage
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.loop import train_simclr

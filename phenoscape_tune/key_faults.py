@@ -1,0 +1,46 @@
+"""What is said of a key that is unknown, and of a value that is not valid."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic_core import ErrorDetails
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the known word nearest to a misspelt one, or lists the known ones."""
+    known = sorted(known)
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{match[0]}'?" if match else f"known: {', '.join(known)}"
+
+
+def describe_fault(fault: ErrorDetails, known: Mapping[str, Any]) -> str:
+    """One validation fault as `key: value: what is wrong; what to write instead`."""
+    # pydantic appends the branch of a union that it tried; the key is the part that the schema knows.
+    location = [str(part) for part in fault["loc"]]
+    key = ".".join(location)
+    while location and key not in known and fault["type"] != "extra_forbidden":
+        location.pop()
+        key = ".".join(location)
+    value = fault["input"]
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {nearest(key, known)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and not key:
+        return message
+    if fault["type"] == "missing":
+        return f"{key}: is missing"
+    message = message[0].lower() + message[1:]
+    if key == "storage":  # there may be a password in it
+        return f"storage: {message}"
+    return f"{key}: {value!r} is not valid: {message}{_remedy(known.get(key))}"
+
+
+def _remedy(field: Any) -> str:
+    if field is None or field.default is None or not isinstance(field.default, int | float | str):
+        return ""
+    extra = field.json_schema_extra or {}
+    bounds = f", usually {extra['advice'][0]:g} to {extra['advice'][1]:g}" if "advice" in extra else ""
+    return f" (default {field.default}{bounds})"
