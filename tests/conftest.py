@@ -130,3 +130,11 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{uuid.uuid4().hex}"
     urllib.request.urlopen(urllib.request.Request(f"{s3_server}/{name}", method="PUT")).close()
     return f"s3://{name}"
+
+
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.slow)])
+def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of each kind of storage."""
+    if request.param == "file":
+        return f"file://{tmp_path}/remote/runs"
+    return str(request.getfixturevalue("bucket")) + "/runs"

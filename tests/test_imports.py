@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "phenoscape_tune"
 FLOORS = [
     {"errors", "versions"},
     {"files", "storage"},
+    {"mirror"},
     {"yaml_file"},
     {"channel_keys", "key_faults", "transforms"},
     {"config"},

@@ -50,8 +50,9 @@ from phenoscape_tune.cli.saved_search import (
 )
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.mirror import Mirror
 from phenoscape_tune.search.space import SearchSpace
-from phenoscape_tune.storage import Mirror, Storage
+from phenoscape_tune.storage import Storage
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
 from phenoscape_tune.training.disk import describe_bytes, free_bytes
 from phenoscape_tune.training.gpus import visible_gpus

@@ -6,8 +6,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from phenoscape_tune.mirror import Mirror
 from phenoscape_tune.search.conductor import Conductor
-from phenoscape_tune.storage import Mirror
 
 log = logging.getLogger(__name__)
 

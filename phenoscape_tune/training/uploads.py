@@ -11,7 +11,8 @@ from pathlib import Path
 from phenoscape_tune import ranks
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.storage import Mirror, Storage
+from phenoscape_tune.mirror import Mirror
+from phenoscape_tune.storage import Storage
 from phenoscape_tune.training import checkpoint
 
 log = logging.getLogger(__name__)

@@ -42,7 +42,7 @@ def test_a_run_is_copied_with_its_checkpoints_configuration_and_logs(
 def test_a_storage_that_breaks_during_a_run_is_said_and_no_fault(
     tiny: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("phenoscape_tune.storage.WAITS", (0.0, 0.0))
+    monkeypatch.setattr("phenoscape_tune.mirror.WAITS", (0.0, 0.0))
     config = tiny(storage=f"file://{tmp_path / 'remote'}", max_epochs=4)
     rows = []
 
