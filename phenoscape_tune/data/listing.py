@@ -52,22 +52,24 @@ def list_images(root: Path, modality: Literal["auto"] | Modality = "auto") -> Li
     names = _list_files(root)
     by_suffix: dict[str, list[str]] = {}
     for name in names:
-        by_suffix.setdefault(Path(name).suffix.lower(), []).append(name)
+        by_suffix.setdefault(name[max(0, name.rfind(".")) :].lower(), []).append(name)
 
     def ending(suffixes: Sequence[str]) -> list[str]:
         return sorted(name for suffix in suffixes for name in by_suffix.get(suffix, ()))
 
-    beside = set(ending(PICTURE_SUFFIXES))
+    pictures_in_all = sum(len(by_suffix.get(suffix, ())) for suffix in PICTURE_SUFFIXES)
     cubes = [name for name in ending((HEADER_SUFFIX,)) if is_envi_header(root / name)]
     if modality == "auto":
-        modality = _tell_modality(root, len(cubes), ending(TIFF_SUFFIXES), len(beside))
+        modality = _tell_modality(root, len(cubes), ending(TIFF_SUFFIXES), pictures_in_all)
     if modality == "hyperspectral":
         found = _list_cubes(root, cubes, ending((HEADER_SUFFIX,)), ending(tuple(s for s in DATA_SUFFIXES if s)))
+        passed_over = pictures_in_all
     else:
         found = ending(TIFF_SUFFIXES if modality == "multispectral" else PICTURE_SUFFIXES)
+        passed_over = pictures_in_all - len(found) + len(cubes)
     if not found:
         raise UserError(_describe_no_images(root, names, modality))
-    return Listing(modality, tuple(found), len((beside | set(cubes)) - set(found)))
+    return Listing(modality, tuple(found), passed_over)
 
 
 def files_of(path: Path, modality: Modality) -> list[Path]:
@@ -144,29 +146,32 @@ def _list_files(root: Path) -> list[str]:
         raise UserError(f"data_dir: {root} is a file, not a folder.{hint} Write the path of a folder of images.")
     names: list[str] = []
     seen: set[str] = set()
-    waiting = deque([root])
+    waiting = deque([(os.fspath(root), "")])
     while waiting:
-        folder = waiting.popleft()
+        folder, prefix = waiting.popleft()
         real = os.path.realpath(folder)
         if real in seen:
             continue
         seen.add(real)
+        folders: list[tuple[str, bool]] = []
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            # A folder may hold a million files: only what is kept of each of them is held.
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if _leads_to_folder(entry):
+                        folders.append((entry.name, entry.is_symlink()))
+                    elif entry.is_symlink() or entry.is_file():
+                        # A broken link stays in the list, so that it is reported as unreadable instead of being missed.
+                        names.append(prefix + entry.name)
         except OSError as fault:
             raise UserError(
                 f"data_dir: {folder} cannot be listed ({fault.strerror}). Make it readable, or move it out."
             ) from fault
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            path = Path(entry.path)
-            if _leads_to_folder(entry):
-                # Links wait until every real folder is listed: a folder keeps its own name, not a link's.
-                (waiting.append if entry.is_symlink() else waiting.appendleft)(path)
-            elif entry.is_symlink() or entry.is_file():
-                # A broken link stays in the list, so that it is reported as unreadable instead of being missed.
-                names.append(path.relative_to(root).as_posix())
+        for name, is_link in sorted(folders):
+            # Links wait until every real folder is listed: a folder keeps its own name, not a link's.
+            (waiting.append if is_link else waiting.appendleft)((os.path.join(folder, name), f"{prefix}{name}/"))
     return names
 
 

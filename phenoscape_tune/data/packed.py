@@ -6,8 +6,6 @@ A packed folder is either whole or not there: it is built aside under a lock and
 import getpass
 import os
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,30 +13,9 @@ import numpy as np
 
 from phenoscape_tune.data.decoding import Notice, Progress, judge_unreadable
 from phenoscape_tune.data.images import Images
-from phenoscape_tune.data.layout import UnreadableImage
 from phenoscape_tune.data.packing import build_packed, key_of, read_index
-from phenoscape_tune.data.readers import reader_of
 from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import Specimens
-
-SMALLEST_SIZE = 8
-HEADER_READERS = 8
-
-
-def choose_size(specimens: Specimens, input_size: int) -> int:
-    """Side of the packed squares in pixels: 8/7 of ``input_size``, so that a crop has room, as far as images have it.
-
-    Never more than the longest side of all images (small images are not enlarged), never less than 8. Headers are
-    read only until one image is large enough; unreadable ones are passed over.
-    """
-    wanted = round(8 / 7 * input_size)
-    longest = 0
-    with ThreadPoolExecutor(HEADER_READERS) as pool:
-        for chunk in _chunks(specimens.names, 32 * HEADER_READERS):
-            longest = max(longest, *pool.map(lambda name: _longest_side(specimens, name), chunk))
-            if longest >= wanted:
-                break
-    return max(SMALLEST_SIZE, min(wanted, longest or wanted))
 
 
 def pack(
@@ -91,16 +68,3 @@ def default_cache_dir() -> Path:
             return preferred
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
     return Path(tempfile.gettempdir()) / f"phenoscape_tune-{user}"
-
-
-def _longest_side(specimens: Specimens, name: str) -> int:
-    try:
-        layout = reader_of(specimens.modality).read_layout(specimens.root / name)
-    except UnreadableImage:
-        return 0
-    return max(layout.height, layout.width)
-
-
-def _chunks(names: tuple[str, ...], length: int) -> Iterator[tuple[str, ...]]:
-    for start in range(0, len(names), length):
-        yield names[start : start + length]

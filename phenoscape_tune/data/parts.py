@@ -18,7 +18,7 @@ from phenoscape_tune.channel_keys import FEWEST_BANDS, MODALITY_OF
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.decoding import Notice, Progress
 from phenoscape_tune.data.images import Images
-from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
+from phenoscape_tune.data.packed import default_cache_dir, pack
 from phenoscape_tune.data.packing import NoRoom
 from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import Specimens, Split, find_specimens, split_specimens
@@ -158,7 +158,10 @@ def open_images(config: TrainConfig, progress: Progress | None = None, notice: N
 
 
 def make_request(config: TrainConfig, specimens: Specimens) -> Request:
-    """What a configuration asks of the images of its folder. Raises UserError for keys of another modality."""
+    """What a configuration asks of the images of its folder: squares of 8/7 of `input_size`, so that a crop has room.
+
+    Raises UserError for keys of another modality.
+    """
     modality = specimens.modality
     key = config.misplaced_key(modality)
     if key == "use_segmentation_mask":
@@ -173,7 +176,7 @@ def make_request(config: TrainConfig, specimens: Specimens) -> Request:
             f"(modality: {config.modality}); remove it, or set modality={of}"
         )
     red, green, blue = ImageColor.getrgb(config.background)[:3]
-    square = Square(choose_size(specimens, config.input_size), config.resize, (red, green, blue))
+    square = Square(round(8 / 7 * config.input_size), config.resize, (red, green, blue))
     if modality == "rgb":
         return Request(square)
     scaling = config.value_scaling

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,6 +54,8 @@ class Specimens:
     def readable(self, unreadable: Iterable[tuple[str, str]]) -> "Specimens":
         """The specimens without the ``unreadable`` (name, reason)."""
         left_out = {name for name, _ in unreadable}
+        if not left_out:
+            return self
         return self.keep(i for i, name in enumerate(self.names) if name not in left_out)
 
 
@@ -126,33 +128,38 @@ def split_specimens(specimens: Specimens, val_fraction: float, test_fraction: fl
             f"val_fraction: {val_fraction} and test_fraction: {test_fraction} must not be negative and must leave "
             "images for training: write two numbers whose sum is below 1, such as 0.2 and 0.1."
         )
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, group in enumerate(specimens.groups):
-        members[group].append(index)
-    groups_of: dict[int, list[str]] = defaultdict(list)
-    for group, indices in members.items():
-        groups_of[_main_label(specimens.labels, indices)].append(group)
+    numbers: dict[str, int] = {}
+    group_of = np.fromiter((numbers.setdefault(group, len(numbers)) for group in specimens.groups), np.int64)
+    groups = list(numbers)
+    label_of = _main_labels(specimens.labels, group_of, len(groups))
+    part_of = np.zeros(len(groups), np.int8)  # of each group: 0 training, 1 validation, 2 test
+    for label in np.unique(label_of):
+        own = np.flatnonzero(label_of == label)
+        own = own[_hash_order([groups[number] for number in own], seed)]
+        n_val, n_test = _count_parts(len(own), val_fraction, test_fraction)
+        part_of[own[:n_test]], part_of[own[n_test : n_test + n_val]] = 2, 1
+    return Split(*(np.flatnonzero(part_of[group_of] == part) for part in range(3)))
 
-    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
-    for groups in groups_of.values():
-        groups.sort(key=lambda group: hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogateescape")).digest())
-        n_val, n_test = _count_parts(len(groups), val_fraction, test_fraction)
-        for position, group in enumerate(groups):
-            part = "test" if position < n_test else "val" if position < n_test + n_val else "train"
-            parts[part].extend(members[group])
-    return Split(**{part: np.array(sorted(indices), dtype=np.int64) for part, indices in parts.items()})
+
+def _hash_order(groups: Sequence[str], seed: int) -> np.ndarray:
+    """int64 (n,): the indices of the groups' names in the order of sha256("seed/group")."""
+    told = (f"{seed}/{group}".encode("utf-8", "surrogateescape") for group in groups)
+    # 32 bytes a group, as four numbers whose order is that of the bytes; a list of a million digests takes 70 MB.
+    digests = np.frombuffer(b"".join(hashlib.sha256(text).digest() for text in told), dtype=">u8").reshape(-1, 4)
+    return np.lexsort(digests.T[::-1])
 
 
 def _labels_from_folders(root: Path, names: Sequence[str]) -> tuple[list[str] | None, str]:
     """Each image's class folder and the sentence that says so; None where the folders name no classes."""
-    folders = [name.split("/")[:-1] for name in names]
-    first, last = min(folders), max(folders)
+    counts = Counter(name.rpartition("/")[0] for name in names)
+    parts = {folder: tuple(folder.split("/")) if folder else () for folder in counts}
+    first, last = min(parts.values()), max(parts.values())
     ends = (depth for depth, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
     shared = next(ends, min(len(first), len(last)))
-    below = [folder[shared:] for folder in folders]
-    loose = sum(not folder for folder in below)
-    classes = sorted({folder[0] for folder in below if folder})
-    parent = root.joinpath(*folders[0][:shared])
+    below = {folder: part[shared:] for folder, part in parts.items()}
+    loose = sum(count for folder, count in counts.items() if not below[folder])
+    classes = sorted({part[0] for part in below.values() if part})
+    parent = root.joinpath(*first[:shared])
     if len(classes) >= 2 and all(name.lower() in PART_NAMES for name in classes):
         raise UserError(
             f"data_dir: {parent} holds the parts of a split ({', '.join(classes)}), which are no classes. "
@@ -165,7 +172,7 @@ def _labels_from_folders(root: Path, names: Sequence[str]) -> tuple[list[str] | 
             f"no labels: {loose} of {len(names)} images lie directly in {parent.name or parent}, "
             f"beside {len(classes)} sub-folder{'s' if len(classes) > 1 else ''}"
         )
-    return [folder[0] for folder in below], f"labels from {len(classes)} class sub-folders"
+    return [below[name.rpartition("/")[0]][0] for name in names], f"labels from {len(classes)} class sub-folders"
 
 
 def read_label_rows(path: Path) -> tuple[dict[str, tuple[str, str]], bool]:
@@ -276,12 +283,18 @@ def _name_groups(names: Sequence[str], group_by: str | None) -> tuple[str, ...]:
     return tuple(groups)
 
 
-def _main_label(labels: np.ndarray | None, indices: Sequence[int]) -> int:
-    """The most frequent label at the indices, the smallest of several; -1 where none is labelled."""
-    if labels is None:
-        return -1
-    own = labels[np.asarray(indices)]
-    return int(np.bincount(own[own >= 0]).argmax()) if (own >= 0).any() else -1
+def _main_labels(labels: np.ndarray | None, group_of: np.ndarray, groups: int) -> np.ndarray:
+    """int64 (groups,): each group's most frequent label, the smallest of several; -1 where none is labelled."""
+    found = np.full(groups, -1, np.int64)
+    known = np.empty(0, np.int64) if labels is None else np.flatnonzero(labels >= 0)
+    if labels is None or not known.size:
+        return found
+    classes = int(labels.max()) + 1
+    pairs, counts = np.unique(group_of[known] * classes + labels[known], return_counts=True)
+    # The last one written to a group stands: the most frequent, and of equals the smallest.
+    order = np.lexsort((-pairs, counts))
+    found[pairs[order] // classes] = pairs[order] % classes
+    return found
 
 
 def _count_parts(groups: int, val_fraction: float, test_fraction: float) -> tuple[int, int]:

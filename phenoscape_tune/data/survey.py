@@ -13,10 +13,12 @@ import numpy as np
 from phenoscape_tune.data.cubes import check_layout, read_bands
 from phenoscape_tune.data.decoding import Notice
 from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage
+from phenoscape_tune.data.pictures import image_size
 from phenoscape_tune.data.readers import reader_of
 from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.selection import choose_channels, name_channels
 from phenoscape_tune.data.specimens import Specimens, printable
+from phenoscape_tune.data.squares import Square
 from phenoscape_tune.errors import UserError
 
 PERCENTILES = (0.5, 99.5)
@@ -24,16 +26,22 @@ SAMPLED_IMAGES, SAMPLED_PIXELS = 64, 1024
 # Values of which the 99.5 percentile lies within this share of the full scale fill their type: what is added to them in
 # the augmentation is then of their own size.
 FILLED = (0.25, 1.2)
+SMALLEST_SIZE = 8  # pixels
+HEADER_READERS, HEADERS_AT_ONCE = 8, 256
 
 
 def answer(specimens: Specimens, request: Request, num_workers: int, notice: Notice | None = None) -> Recipe:
     """The recipe for a folder's files, from all their headers and, for percentiles, some of their values.
 
+    Its squares are of the size that is asked for where an image has that many pixels on its longest side, else of the
+    longest side of all (small images are not enlarged), but never below 8; of pictures, headers are read only until one
+    is large enough.
+
     Files whose header cannot be read are passed over: whoever reads them says so. Raises UserError where the others
     have different channels, naming two of them, or where they have not those that are asked for.
     """
     if request.modality == "rgb":
-        return Recipe(request.square)
+        return Recipe(_fit_size(request.square, _longest_side(specimens, request.square.size)))
     layouts = _read_layouts(specimens, num_workers)
     if not layouts:
         return Recipe(request.square, modality=request.modality, of=0)  # decoding each of them tells why
@@ -51,7 +59,7 @@ def answer(specimens: Specimens, request: Request, num_workers: int, notice: Not
             "`band names`), or write use_segmentation_mask=false"
         )
     recipe = Recipe(
-        square=request.square,
+        square=_fit_size(request.square, max(max(layout.height, layout.width) for layout in layouts.values())),
         channels=channels,
         modality=request.modality,
         of=layout.channels,
@@ -61,6 +69,32 @@ def answer(specimens: Specimens, request: Request, num_workers: int, notice: Not
         wavelengths=layout.wavelengths,
     )
     return replace(recipe, value_range=_choose_range(specimens, request, recipe, layouts, num_workers, notice))
+
+
+def _fit_size(square: Square, longest: int) -> Square:
+    """The square that images are put on whose longest side is so many pixels (0: unknown)."""
+    return replace(square, size=max(SMALLEST_SIZE, min(square.size, longest or square.size)))
+
+
+def _longest_side(specimens: Specimens, enough: int) -> int:
+    """The longest side of all pictures in pixels, or of some where one has enough; unreadable ones are passed over."""
+    longest = 0
+    with ThreadPoolExecutor(HEADER_READERS) as pool:
+        for start in range(0, len(specimens.names), HEADERS_AT_ONCE):
+            sides = pool.map(
+                lambda name: _side(specimens.root / name), specimens.names[start : start + HEADERS_AT_ONCE]
+            )
+            longest = max(longest, *sides)
+            if longest >= enough:
+                break
+    return longest
+
+
+def _side(path: Path) -> int:
+    try:
+        return max(image_size(path))
+    except UnreadableImage:
+        return 0
 
 
 def _read_layouts(specimens: Specimens, num_workers: int) -> dict[str, Layout]:

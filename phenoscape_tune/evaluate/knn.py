@@ -11,7 +11,8 @@ from torch import Tensor
 
 K = 20
 VOTE_TEMPERATURE = 0.07
-CHUNK = 1024  # queries at a time: bounds the (CHUNK, M) matrix of similarities
+CHUNK = 1024  # queries at a time
+SIMILARITIES = 2**26  # at most at a time: 256 MiB of float32
 
 
 def predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int = K, tau: float = VOTE_TEMPERATURE) -> Tensor:
@@ -30,7 +31,7 @@ def predict(bank: Tensor, bank_labels: Tensor, queries: Tensor, k: int = K, tau:
     k = max(1, min(k, int(sizes[sizes > 0].min())))
     bank, queries = F.normalize(bank.float(), dim=1), F.normalize(queries.float(), dim=1)
     predictions = []
-    for chunk in queries.split(CHUNK):
+    for chunk in queries.split(_chunk(len(bank))):
         predictions.append(_vote(chunk @ bank.T, bank_labels, k, tau, len(sizes)))
     return torch.cat(predictions)
 
@@ -64,12 +65,17 @@ def leave_one_out(
     _, pair, shared = torch.unique(own * len(sizes) + labels, return_inverse=True, return_counts=True)
     k = max(1, min(k, int((sizes[labels] - shared[pair]).min())))
     features = F.normalize(features.float(), dim=1)
-    predictions = []
-    for chunk, specimen in zip(features.split(CHUNK), own.split(CHUNK), strict=True):
+    size, predictions = _chunk(len(features)), []
+    for chunk, specimen in zip(features.split(size), own.split(size), strict=True):
         similarity = chunk @ features.T  # (q, M)
         similarity.masked_fill_(specimen[:, None] == own[None, :], -torch.inf)
         predictions.append(_vote(similarity, labels, k, tau, len(sizes)))
     return torch.cat(predictions)
+
+
+def _chunk(bank: int) -> int:
+    """Queries whose similarities to so many images of a bank are held at a time."""
+    return max(1, min(CHUNK, SIMILARITIES // max(1, bank)))
 
 
 def _vote(similarity: Tensor, labels: Tensor, k: int, tau: float, classes: int) -> Tensor:

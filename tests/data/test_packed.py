@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,9 @@ import pytest
 from PIL import Image
 
 import phenoscape_tune
-from phenoscape_tune.data import decoding, packed, packing
+from phenoscape_tune.data import decoding, packed, packing, survey
 from phenoscape_tune.data.images import Images
-from phenoscape_tune.data.packed import choose_size, default_cache_dir, pack
+from phenoscape_tune.data.packed import default_cache_dir, pack
 from phenoscape_tune.data.pictures import read_image
 from phenoscape_tune.data.recipe import Request
 from phenoscape_tune.data.specimens import Specimens, find_specimens
@@ -279,14 +281,46 @@ def test_leftovers_of_other_dead_builds_go_and_those_of_living_ones_stay(tmp_pat
     assert living.exists()
 
 
-def test_choose_size_leaves_room_and_never_enlarges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_packed_are_not_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All are smaller than what is asked for, which only all their headers tell; the index remembers.
+    specimens, square = write_images(tmp_path / "images"), Square(146, "pad", SQUARE.background)
+    assert pack_into(tmp_path / "cache", specimens, square).pixels.shape == (10, 3, 30, 30)
+
+    def refuse(path: Path) -> None:
+        raise AssertionError(f"{path} was looked into")
+
+    monkeypatch.setattr(survey, "image_size", refuse)
+    monkeypatch.setattr(decoding, "read_image", refuse)
+    assert pack_into(tmp_path / "cache", specimens, square).pixels.shape == (10, 3, 30, 30)
+
+
+def test_the_key_is_that_of_earlier_versions(tmp_path: Path) -> None:
+    # What is packed already stays in use: the key's text is JSON, however it is written.
+    specimens = write_images(tmp_path / "images", 2)
+    names = ('finch/\u00e9"\\\udce9.png', *specimens.names)
+    digest = hashlib.sha256()
+    header = [packing.FORMAT_VERSION, str(specimens.root.resolve()), asdict(Request(SQUARE))]
+    digest.update(json.dumps(header, sort_keys=True).encode())
+    for name in names:
+        path = specimens.root / name
+        size, time_ns = (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else (-1, -1)
+        digest.update(json.dumps([name, path.name, size, time_ns, path.exists()]).encode())
+    expected = digest.hexdigest()[:16]
+    assert packing.key_of(replace(specimens, names=names), Request(SQUARE)) == expected
+
+
+def test_a_file_that_may_not_be_read_is_packed_anew_once_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     specimens = write_images(tmp_path / "images")
-    (specimens.root / specimens.names[0]).write_bytes(b"")
-    assert choose_size(specimens, 14) == 16
-    assert choose_size(specimens, 128) == 30
-    assert choose_size(specimens, 2) == 8
-    monkeypatch.setattr(packed, "_longest_side", lambda specimens, name: 0)
-    assert choose_size(specimens, 128) == 146
+    shut = specimens.root / specimens.names[3]
+    key = packing.key_of(specimens, Request(SQUARE))
+    shut.chmod(0o600)
+    assert packing.key_of(specimens, Request(SQUARE)) == key
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut)  # root may read everything
+    assert packing.key_of(specimens, Request(SQUARE)) != key
+    shut.chmod(0o644)
+    assert packing.key_of(specimens, Request(SQUARE)) == key
 
 
 def test_default_cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -332,3 +333,24 @@ def test_a_link_to_itself_is_an_image_that_cannot_be_read(tmp_path: Path) -> Non
     (tmp_path / "a" / "whole.png").touch()
     (tmp_path / "a" / "loop.png").symlink_to("loop.png")
     assert find_specimens(tmp_path).names == ("a/loop.png", "a/whole.png")
+
+
+def test_a_file_costs_some_hundred_bytes(tmp_path: Path) -> None:
+    count = 5000
+    for number in range(count):
+        folder = tmp_path / f"species-{number % 50:02d}"
+        folder.mkdir(exist_ok=True)
+        if number < 50:
+            (folder / "specimen-0000.jpg").touch()
+        else:
+            os.link(folder / "specimen-0000.jpg", folder / f"specimen-{number:04d}.jpg")
+    tracemalloc.start()
+    try:
+        specimens = find_specimens(tmp_path)
+        split = split_specimens(specimens, 0.2, 0.1, 0)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(specimens.names) == len(split.train) + len(split.val) + len(split.test) == count
+    assert held / count < 200
+    assert peak / count < 500

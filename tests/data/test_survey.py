@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
+from phenoscape_tune.data import pictures, survey
 from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.specimens import find_specimens
 from phenoscape_tune.data.squares import Square
@@ -144,3 +146,28 @@ def test_images_of_one_value_have_no_percentiles(tmp_path: Path) -> None:
     assert ask(tmp_path, "multispectral").value_range is None
     with pytest.raises(UserError, match="nearly all values of .* are 7; write the range"):
         ask(tmp_path, "multispectral", value_scaling="percentile")
+
+
+def test_squares_are_of_the_size_asked_for_as_far_as_images_have_it(tmp_path: Path) -> None:
+    for number, size in enumerate(((30, 20), (17, 25), (3, 3))):
+        Image.new("RGB", size).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"")
+    specimens = find_specimens(tmp_path)
+    for asked, given in ((16, 16), (30, 30), (146, 30), (2, 8)):
+        assert answer(specimens, Request(Square(asked, "pad", (0, 0, 0))), 2).square.size == given
+    assert answer(specimens.keep([3]), Request(Square(146, "pad", (0, 0, 0))), 2).square.size == 146
+
+
+def test_one_large_picture_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{number}.png")
+    looked_into: list[str] = []
+    monkeypatch.setattr(survey, "HEADERS_AT_ONCE", 2)
+    monkeypatch.setattr(survey, "image_size", lambda path: looked_into.append(path.name) or pictures.image_size(path))
+    answer(find_specimens(tmp_path), Request(Square(16, "pad", (0, 0, 0))), 2)
+    assert sorted(looked_into) == ["0.png", "1.png"]
+
+
+def test_cubes_are_not_enlarged_either(tmp_path: Path) -> None:
+    write_cube(tmp_path / "a.hdr", np.ones((3, 9, 10), np.uint16), wavelength=[400, 500, 600])
+    assert ask(tmp_path, "hyperspectral").square.size == 10

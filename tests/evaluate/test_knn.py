@@ -123,6 +123,18 @@ def test_an_image_without_another_one_is_of_no_class() -> None:
     assert knn.leave_one_out(features, labels, ["a", "b", "b"])[1:].tolist() == [0, 0]
 
 
+def test_a_large_bank_is_compared_with_few_queries_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert knn._chunk(50_000) == 1024
+    assert knn._chunk(700_000) * 700_000 <= knn.SIMILARITIES
+    assert knn._chunk(2 * knn.SIMILARITIES) == 1
+    torch.manual_seed(0)
+    bank, labels, queries = torch.randn(30, 8), torch.arange(30) % 3, torch.randn(20, 8)
+    whole, others = knn.predict(bank, labels, queries), knn.leave_one_out(bank, labels)
+    monkeypatch.setattr(knn, "SIMILARITIES", 100)  # three queries at a time
+    assert torch.equal(knn.predict(bank, labels, queries), whole)
+    assert torch.equal(knn.leave_one_out(bank, labels), others)
+
+
 def test_k_is_capped_below_the_smallest_class() -> None:
     # Two images of the rare class among a hundred: with k=20 it could hardly win a vote even at its own place.
     bank = torch.cat(
