@@ -10,11 +10,11 @@ import numpy as np
 
 from phenoscape_tune.data.cubes import read_square
 from phenoscape_tune.data.layout import OtherChannels, UnreadableImage
-from phenoscape_tune.data.pictures import read_image
+from phenoscape_tune.data.pictures import read_picture
 from phenoscape_tune.data.readers import Modality
 from phenoscape_tune.data.recipe import Recipe
 from phenoscape_tune.data.specimens import Specimens, printable
-from phenoscape_tune.data.squares import fit
+from phenoscape_tune.data.squares import fit_picture
 from phenoscape_tune.errors import UserError
 
 Item = TypeVar("Item")
@@ -39,8 +39,8 @@ def decode(path: Path, recipe: Recipe) -> np.ndarray:
         return read_square(path, recipe)
     square = recipe.square
     # Twice the size keeps the reduced JPEG indistinguishable after the final, antialiased step.
-    image = read_image(path, square.background, shortest_side=2 * square.size)
-    return fit(image, square.size, square.resize, square.background)
+    picture = read_picture(path, square.background, shortest_side=2 * square.size)
+    return fit_picture(picture, square.size, square.resize, square.background)
 
 
 def decode_all(

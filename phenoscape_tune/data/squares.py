@@ -24,13 +24,17 @@ class Square:
 
 
 def fit(image: np.ndarray, size: int, resize: str, background: Colour) -> np.ndarray:
-    """An image uint8 (3, H, W) brought onto a square: uint8 (3, size, size).
+    """An image uint8 (3, H, W) brought onto a square: uint8 (3, size, size); see ``fit_picture``."""
+    return fit_picture(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), size, resize, background)
+
+
+def fit_picture(picture: Image.Image, size: int, resize: str, background: Colour) -> np.ndarray:
+    """A picture of mode RGB brought onto a square: uint8 (3, size, size).
 
     ``resize``: "pad" scales the longer side to ``size`` and centres the image on the background, so that nothing is
     cut; "crop" scales the shorter side and cuts the centre; "squash" scales each side by itself. Scaling is bicubic and
     antialiased.
     """
-    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
     target, box = _place(picture.size, size, resize)
     scaled = picture.resize(target, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
     if target != (size, size):

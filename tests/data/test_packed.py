@@ -64,7 +64,7 @@ def test_second_call_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     specimens = write_images(tmp_path / "images")
     first = pack_into(tmp_path / "cache", specimens)
     before = (first.folder / "images.npy").stat()
-    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_picture", refuse_to_decode)
     second = pack_into(tmp_path / "cache", specimens)
     after = (second.folder / "images.npy").stat()
     assert second.folder == first.folder
@@ -75,7 +75,7 @@ def test_second_call_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_labels_and_groups_cost_no_rebuild(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     specimens = write_images(tmp_path / "images")
     pack_into(tmp_path / "cache", specimens)
-    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_picture", refuse_to_decode)
     table = tmp_path / "labels.csv"
     rows = [f"{name},{'odd' if index % 3 else 'even'},g{index // 2}" for index, name in enumerate(specimens.names)]
     table.write_text("\n".join(["filename,label,group", *rows]))
@@ -118,7 +118,7 @@ def test_unreadable_images_are_left_out_and_the_share_is_judged_at_each_call(
     with pytest.raises(UserError, match=r"2 of 40 images .*\(5\.0%; max_unreadable: 0\.04 .*02\.png: empty file"):
         pack_into(tmp_path / "cache", specimens, max_unreadable=0.04)
 
-    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_picture", refuse_to_decode)
     notices: list[str] = []
     found = pack_into(tmp_path / "cache", specimens, max_unreadable=0.05, notice=notices.append)
     assert found.unreadable == (
@@ -160,7 +160,7 @@ def test_too_little_disk_space_is_told_before_decoding(tmp_path: Path, monkeypat
     specimens = write_images(tmp_path / "images")
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: usage(10_000, 5_000, 5_000))
-    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_picture", refuse_to_decode)
     with pytest.raises(UserError, match=r"cache_dir: .*cache has 5,000 bytes free; .*need 7,680"):
         pack_into(tmp_path / "cache", specimens)
 
@@ -290,7 +290,7 @@ def test_images_that_are_packed_are_not_looked_into(tmp_path: Path, monkeypatch:
         raise AssertionError(f"{path} was looked into")
 
     monkeypatch.setattr(survey, "image_size", refuse)
-    monkeypatch.setattr(decoding, "read_image", refuse)
+    monkeypatch.setattr(decoding, "read_picture", refuse)
     assert pack_into(tmp_path / "cache", specimens, square).pixels.shape == (10, 3, 30, 30)
 
 

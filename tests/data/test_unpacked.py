@@ -102,7 +102,7 @@ def test_unreadable_images_are_found_once_before_training(tmp_path: Path, monkey
     with pytest.raises(UserError, match=r"1 of 40 images .*02\.png: empty file"):
         opened(tmp_path / "cache", specimens, progress=lambda *step: steps.append(step))
     assert steps == [(done, 40) for done in range(1, 41)]
-    monkeypatch.setattr(decoding, "read_image", refuse_to_decode)
+    monkeypatch.setattr(decoding, "read_picture", refuse_to_decode)
     found = opened(tmp_path / "cache", specimens, max_unreadable=0.05, notice=notices.append)
     assert found.unreadable == (("wren/02.png", "empty file (0 bytes)"),)
     assert len(found.pixels) == len(found.specimens.names) == 39
