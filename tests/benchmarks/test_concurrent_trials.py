@@ -1,0 +1,52 @@
+"""The benchmark of trials side by side: its sums, and two trials that only report."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import concurrent_trials
+import pytest
+
+
+def test_the_rate_of_trials_counts_from_the_start_of_the_slowest_process() -> None:
+    reports = [
+        (at, name, {"epoch": epoch})
+        for name, times in {"a": (1, 2, 3), "b": (10, 11, 12), "c": (12, 13, 14), "d": (13, 14, 15)}.items()
+        for epoch, at in enumerate(times, start=1)
+    ]
+    assert concurrent_trials.trials_per_second(reports, 2, 3) == pytest.approx(3 / 5)  # b, c, d within 10 to 15
+
+
+def test_the_rate_of_images_is_of_the_time_when_all_train() -> None:
+    times = {"a": (1.0, 3.0, 5.0, 7.0), "b": (2.0, 4.0, 6.0, 8.0)}
+    reports = [(at, name, {"epoch": n}) for name, own in times.items() for n, at in enumerate(own, start=1)]
+    # From 2 to 7 both train an epoch of 100 images each two seconds.
+    assert concurrent_trials.images_per_second(reports, 100, 4) == pytest.approx(100)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells the memory of a process there")
+def test_memory_of_the_packed_images_is_told_apart(tmp_path: Path) -> None:
+    before = concurrent_trials.memory_of(os.getpid())
+    assert before["rss"] >= before["pss"] > 0
+    (tmp_path / "images.npy").write_bytes(bytes(2**22))
+    with (tmp_path / "images.npy").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        assert not any(pages[::4096])
+        after = concurrent_trials.memory_of(os.getpid())
+    assert after["packed_rss"] - before["packed_rss"] == 2**22
+    assert concurrent_trials.memory_of(2**22 + 1) == {}
+
+
+@pytest.mark.slow
+def test_two_trials_side_by_side(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    command = [sys.executable, concurrent_trials.__file__, "--concurrent", "2", "--trials", "4", "--epochs", "0"]
+    subprocess.run([*command, "--results", str(results)], check=True, timeout=300)
+    (number,) = json.loads(results.read_text())[0]["numbers"]
+    assert number["concurrent"] == 2
+    assert number["reporting"]["trials"] == 4
+    assert number["reporting"]["trials_per_second"] > 0
