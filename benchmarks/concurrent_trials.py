@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,24 @@ import many_trials
 import record
 
 RESULTS = record.RESULTS / "concurrent_trials.json"
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, START_SECONDS = 2.0, 600.0  # a look takes a process some hundredths of a second
+DEFAULTS = "defaults"  # the stage of the baseline, which runs before all others, alone
 PACKED = "images.npy"
 Row = Mapping[str, Any]
 
 
-def told_process(trial: Callable[[dict[str, Any]], None], folder: Path) -> Callable[[dict[str, Any]], None]:
-    """The trial, which first leaves its process's number in a folder."""
+def told_process(
+    trial: Callable[[dict[str, Any]], None], folder: Path, concurrent: int
+) -> Callable[[dict[str, Any]], None]:
+    """The trial, which first leaves its process's number in a folder, and waits until all processes have started."""
 
     def run(task: dict[str, Any]) -> None:
         (folder / str(os.getpid())).touch()
+        deadline = time.monotonic() + START_SECONDS
+        while task["hparams"]["stage"] != DEFAULTS and len(os.listdir(folder)) < concurrent:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(os.listdir(folder))} of {concurrent} processes after {START_SECONDS:g} s")
+            time.sleep(0.02)
         trial(task)
 
     return run
@@ -74,6 +83,7 @@ class Memory:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.looks: list[list[dict[str, int]]] = []
+        self.processor_seconds = 0.0
 
     def __enter__(self) -> Memory:
         self._thread.start()
@@ -87,6 +97,7 @@ class Memory:
         while not self._ended.wait(LOOK_SECONDS):
             look = [found for path in self._folder.iterdir() if (found := memory_of(int(path.name)))]
             self.looks.append(look)
+            self.processor_seconds = time.thread_time()
 
     def most(self) -> dict[str, Any]:
         """MiB a process, and of all together, where the most was held."""
@@ -103,11 +114,14 @@ class Memory:
 def search(
     concurrent: int, trials: int, epochs: int, config: Any, folder: Path, trial: Callable[[dict[str, Any]], None]
 ) -> tuple[list[tuple[float, str, Row]], dict[str, Any]]:
-    """Every report of a search (seconds by the monotonic clock, trial, row), and what the driver and memory did."""
+    """A search of the baseline and `trials` more. Every report of these (seconds, trial, row), and what the driver and
+    memory did.
+    """
     from phenoscape_tune.evaluate.objective import METRICS
     from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.display import Display
     from phenoscape_tune.search.plan import make_plan
+    from phenoscape_tune.search.rungs import Rungs
     from phenoscape_tune.search.runner import run_search
     from phenoscape_tune.search.space import build_space
     from phenoscape_tune.search.study import Study
@@ -116,7 +130,8 @@ def search(
 
     class Timed(Conductor):
         def report(self, name: str, row: Row) -> bool:
-            reports.append((time.perf_counter(), name, row))
+            if not name.startswith(f"{DEFAULTS}-"):
+                reports.append((time.perf_counter(), name, row))
             return super().report(name, row)
 
     space = build_space({
@@ -124,29 +139,27 @@ def search(
             "lr": {"type": "loguniform", "low": 1e-4, "high": 1e-2},
             "temperature": {"type": "uniform", "low": 0.05, "high": 0.5},
         },
-        "order": "joint", "budget": {"trials": trials}, "confirm": None,
-        "scheduler": {"grace_epochs": epochs, "reduction_factor": 3},  # all run to the end
+        "order": "joint", "budget": {"trials": trials + 1}, "confirm": None,
     })  # fmt: skip
     processes = folder / "processes"
     processes.mkdir(parents=True)
     plan = make_plan(space, config, epochs, folder, METRICS["knn_accuracy"])
+    plan = replace(plan, rungs=Rungs(epochs, 3, epochs))  # all run to the end
     conductor = Timed(plan, Study(folder / "study.journal", space.parameters, seed=0))
     with Memory(processes) as memory, Display(conductor, quiet=True, concurrent=concurrent) as display:
         cpu = time.process_time()
-        own = told_process(trial, processes)
+        own = told_process(trial, processes, concurrent)
         assert run_search(conductor, display, concurrent=concurrent, cpus=1, gpus=0.0, trial=own)
-        cpu = time.process_time() - cpu
+        cpu = time.process_time() - cpu - memory.processor_seconds
     ended = [record.status for record in conductor.records()]
-    assert ended == ["completed"] * trials, f"trials ended as {ended}"
-    return reports, {"trials": trials, "driver_cpu_seconds_a_trial": cpu / trials, "memory": memory.most()}
+    assert ended == ["completed"] * (trials + 1), f"trials ended as {ended}"
+    return reports, {"trials": trials, "driver_cpu_seconds_a_trial": cpu / (trials + 1), "memory": memory.most()}
 
 
-def trials_per_second(reports: list[tuple[float, str, Row]], concurrent: int, epochs: int) -> float:
-    """Trials that ended a second, once the slowest process of the first ones has started."""
-    firsts = [at for at, _, row in reports if row["epoch"] == 1]
-    since = sorted(firsts)[min(concurrent, len(firsts)) - 1]
-    ends = sorted(at for at, _, row in reports if row["epoch"] == epochs and at > since)
-    return len(ends) / (ends[-1] - since)
+def trials_per_second(reports: list[tuple[float, str, Row]], epochs: int) -> float:
+    """Trials that ended a second, counted from the first one's end."""
+    ends = sorted(at for at, _, row in reports if row["epoch"] == epochs)
+    return (len(ends) - 1) / (ends[-1] - ends[0])
 
 
 def images_per_second(reports: list[tuple[float, str, Row]], images: int, epochs: int) -> float:
@@ -178,7 +191,7 @@ def measure(concurrent: int, images: Path, args: argparse.Namespace) -> dict[str
             concurrent, args.trials, many_trials.EPOCHS, trivial, scratch / "trivial", many_trials.trivial_trial
         )
         found: dict[str, Any] = {"concurrent": concurrent, "reporting": told}
-        told["trials_per_second"] = trials_per_second(reports, concurrent, many_trials.EPOCHS)
+        told["trials_per_second"] = trials_per_second(reports, many_trials.EPOCHS)
         if args.epochs:
             config = build_config({
                 "data_dir": str(images), "cache_dir": str(images.parent / "cache"), "backbone": "test_resnet.r160_in1k",

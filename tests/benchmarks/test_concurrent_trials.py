@@ -13,13 +13,10 @@ import concurrent_trials
 import pytest
 
 
-def test_the_rate_of_trials_counts_from_the_start_of_the_slowest_process() -> None:
-    reports = [
-        (at, name, {"epoch": epoch})
-        for name, times in {"a": (1, 2, 3), "b": (10, 11, 12), "c": (12, 13, 14), "d": (13, 14, 15)}.items()
-        for epoch, at in enumerate(times, start=1)
-    ]
-    assert concurrent_trials.trials_per_second(reports, 2, 3) == pytest.approx(3 / 5)  # b, c, d within 10 to 15
+def test_the_rate_of_trials_counts_from_the_first_end() -> None:
+    ends = {"a": 3.0, "b": 5.0, "c": 7.0, "d": 9.0}
+    reports = [(at - 2 + epoch, name, {"epoch": epoch}) for name, at in ends.items() for epoch in (1, 2)]
+    assert concurrent_trials.trials_per_second(reports, 2) == pytest.approx(3 / 6)
 
 
 def test_the_rate_of_images_is_of_the_time_when_all_train() -> None:
