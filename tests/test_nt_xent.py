@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from two_ranks import run_two_ranks
 
+from phenoscape_tune import nt_xent as module
 from phenoscape_tune.nt_xent import nt_xent
 
 
@@ -62,8 +65,48 @@ def test_an_odd_number_of_projections_is_refused() -> None:
         nt_xent(torch.zeros(3, 4), 0.1)
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype"), [(1, torch.float64), (50, torch.float64), (196, torch.float64), (50, torch.float32)]
+)
+def test_blocks_of_anchors_give_the_same_loss_and_gradient(
+    values: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z = torch.randn(14, 5, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    whole, blocks = z.clone().requires_grad_(), z.clone().requires_grad_()
+    expected = nt_xent(whole, 0.1)
+    monkeypatch.setattr(module, "BLOCK_VALUES", values)
+    found = nt_xent(blocks, 0.1)
+    (3 * expected).backward()
+    (3 * found).backward()
+    rtol = 1e-10 if dtype == torch.float64 else 1e-4
+    assert torch.allclose(found, expected, rtol=rtol)
+    assert torch.allclose(blocks.grad, whole.grad, rtol=rtol, atol=rtol / 100)
+
+
+def test_the_memory_of_a_large_batch_is_that_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Largest(TorchDispatchMode):
+        values = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if isinstance(made, Tensor):
+                self.values = max(self.values, made.numel())
+            return made
+
+    def largest() -> int:
+        z = torch.randn(64, 4, requires_grad=True)
+        with Largest() as seen:
+            nt_xent(z, 0.1).backward()
+        return seen.values
+
+    assert largest() == 64 * 64
+    monkeypatch.setattr(module, "BLOCK_VALUES", 64 * 8)
+    assert largest() == 64 * 8
+
+
 @pytest.mark.slow
-def test_two_real_ranks_equal_one_process_with_the_global_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("values", [2**22, 60])
+def test_two_real_ranks_equal_one_process_with_the_global_batch(tmp_path: Path, values: int) -> None:
     torch.manual_seed(0)
     batch = torch.randn(2, 6, 7, dtype=torch.float64)
     layer = torch.nn.Linear(7, 5, dtype=torch.float64)
@@ -71,8 +114,8 @@ def test_two_real_ranks_equal_one_process_with_the_global_batch(tmp_path: Path) 
         tmp_path,
         batch,
         layer,
-        imports="from phenoscape_tune.nt_xent import nt_xent",
-        loss="loss = nt_xent(ddp(own), 0.2)\nloss.backward()",
+        imports=f"from phenoscape_tune import nt_xent as module; module.BLOCK_VALUES = {values}",
+        loss="loss = module.nt_xent(ddp(own), 0.2)\nloss.backward()",
     )
     loss = nt_xent(layer(batch.reshape(-1, 7)), 0.2)
     loss.backward()
