@@ -29,7 +29,7 @@ from phenoscape_tune.training import checkpoint
 from phenoscape_tune.training.device import adapt, autocast_dtype, be_deterministic
 from phenoscape_tune.training.early_stopping import check_monitor
 from phenoscape_tune.training.gradient_cache import GradientStep
-from phenoscape_tune.training.schedule import build_optimizer
+from phenoscape_tune.training.schedule import build_optimizer, load_optimizer
 from phenoscape_tune.versions import versions
 
 log = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def load(run: Run, path: Path) -> None:
     state = checkpoint.load(path)
     try:
         run.encoder.load_state_dict(state.model)
-        run.optimizer.load_state_dict(state.optimizer)
+        load_optimizer(run.optimizer, state.optimizer)
         if state.scaler:  # none where gradients were not scaled until now
             run.scaler.load_state_dict(state.scaler)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from phenoscape_tune.config import TrainConfig, build_config
-from phenoscape_tune.training.schedule import build_optimizer, learning_rate
+from phenoscape_tune.training.schedule import build_optimizer, learning_rate, load_optimizer
 
 
 def config(**values: object) -> TrainConfig:
@@ -66,3 +68,59 @@ def test_lars_without_weight_decay_still_adapts_weights() -> None:
     model = torch.nn.Linear(2, 2)
     groups = build_optimizer(config(optimizer="lars", weight_decay=0.0), model).param_groups
     assert [group["always_adapt"] for group in groups] == [True, False]
+
+
+def layers(seed: int) -> torch.nn.Sequential:
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.BatchNorm2d(8), torch.nn.Conv2d(8, 4, 3))
+    return network.to(memory_format=torch.channels_last)
+
+
+def step(network: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in network.parameters():
+        parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_step_on_a_cpu_is_torchs_plain_one(name: str) -> None:
+    """It is computed in one go there; operation by operation it is the same to float32's rounding."""
+    ours, plain = layers(0), layers(0)
+    optimizer = build_optimizer(config(optimizer=name, lr=0.01, weight_decay=0.1), ours)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    peer = build_optimizer(config(optimizer=name, lr=0.01, weight_decay=0.1), plain)
+    for group in peer.param_groups:
+        group["fused"] = False
+    for seed in range(5):
+        step(ours, optimizer, seed)
+        step(plain, peer, seed)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+@pytest.mark.parametrize("theirs", [True, None])
+def test_a_checkpoint_does_not_bring_how_the_step_is_computed(name: str, theirs: bool | None) -> None:
+    """It may be of another kind of device, or of a version that knew one way only."""
+    network, c = layers(0), config(optimizer=name, lr=0.01)
+    optimizer = build_optimizer(c, network)
+    step(network, optimizer, 0)
+    state = copy.deepcopy(optimizer.state_dict())
+    for group in state["param_groups"]:
+        if "fused" in group:
+            group["fused"] = theirs
+    again = layers(0)
+    again.load_state_dict(network.state_dict())
+    loaded = build_optimizer(c, again)
+    load_optimizer(loaded, state)
+    assert [g.get("fused") for g in loaded.param_groups] == [g.get("fused") for g in optimizer.param_groups]
+    step(network, optimizer, 1)
+    step(again, loaded, 1)
+    for a, b in zip(network.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_on_another_device_torch_chooses_how_the_step_is_computed() -> None:
+    groups = build_optimizer(config(optimizer="adamw"), layers(0).to("meta")).param_groups
+    assert [group["fused"] for group in groups] == [None, None]
