@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-quick soak lint types bench clean
+.PHONY: setup demo test test-quick soak lint types bench bench-gpu bench-setup clean
 
 setup: $(READY)
 
@@ -36,13 +36,28 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-bench: setup
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
+# What is claimed of speed and memory, side by side with peers, on the machine's processors: best left alone meanwhile.
+# Results are appended in benchmarks/results/. Replays of recorded curves (benchmarks/replay.py) are the same on every
+# machine and no part of it.
+bench: bench-setup
 	$(BIN)/python benchmarks/trial_start.py
 	$(BIN)/python benchmarks/augmentation.py
 	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/gradient_cache.py
+	$(BIN)/python benchmarks/batch_memory.py
 	$(BIN)/python benchmarks/many_trials.py
+	$(BIN)/python benchmarks/many_images.py
+	$(BIN)/python benchmarks/concurrent_trials.py
+
+# The same on a GPU; ends at once where there is none. CIFAR: a folder with train/<class>/ and test/<class>/.
+CIFAR ?= cifar
+bench-gpu: bench-setup
+	$(BIN)/python benchmarks/throughput.py --gpu --check-syncs
+	$(BIN)/python benchmarks/augmentation.py --device cuda
+	$(BIN)/python benchmarks/batch_memory.py --gpu
+	$(BIN)/python benchmarks/gpu_cifar.py --data $(CIFAR)
+
+bench-setup: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
