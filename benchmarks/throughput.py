@@ -63,7 +63,7 @@ class Setting:
     workers: int
 
 
-ON_CPU = (Setting("resnet18", 64, 64, 640, 2), Setting("resnet50", 64, 32, 384, 2))
+ON_CPU = (Setting("resnet18", 64, 64, 640, 2), Setting("resnet50", 64, 32, 256, 2))
 ON_GPU = tuple(Setting(name, 224, 256, 8192, 16) for name in ("resnet18", "resnet50", "vit_small_patch16_224"))
 
 
