@@ -1,13 +1,13 @@
-"""Staged against joint search, and each objective's pick against the oracle, replayed on recorded learning curves.
+"""Searches against each other in virtual time, on recorded learning curves: what quality at what cost.
 
-Runs the project's own search code (conductor, sampler, early stopping, confirmation, verdict) in virtual time: an
-epoch costs what it cost when the curves of `results/learning_curves.jsonl` were recorded. Between the recorded
-configurations a surrogate answers: Gaussian processes over log lr, temperature, log batch size, jitter and crop for the
-leading components of each score's curve, and for the final linear-probe accuracy. What they leave unexplained is drawn
-anew for each trial from the recorded residuals, so that trials are as noisy as real ones, and repeats with fresh seeds
-differ. How well the surrogate predicts configurations that it has not seen is printed first.
+Runs the project's own search code (conductor, sampler, early stopping, confirmation, verdict), and random search, Ray's
+OptunaSearch and Ray's ASHA as they are shipped, two trials side by side; an epoch costs what it cost when the curves of
+`results/learning_curves.jsonl` were recorded, and `surrogate.py` answers between the recorded configurations. The cost
+of the project's searches includes the baseline and the confirmation with fresh seeds; the others have neither. Regret:
+the linear-probe accuracy of the best configuration of the space minus that of the one that the search gives.
 
-    python benchmarks/replay.py --study cifar --seeds 50
+    python benchmarks/replay.py run --scratch replay --seeds 50    # appends to replay/<study>.jsonl; may be repeated
+    python benchmarks/replay.py table --scratch replay             # writes results/replay.json, docs/pictures/replay.png
 """
 
 from __future__ import annotations
@@ -18,15 +18,20 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from learning_curves import STUDIES
+from pasha import PashaConductor
+from peer_searches import PeerSearch, Search
+from surrogate import KEYS, Surrogate, read_rows
 
-from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.config import TrainConfig, build_config, get_key
 from phenoscape_tune.evaluate.objective import METRICS, Metric
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.plan import make_plan
@@ -34,13 +39,10 @@ from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.space import SearchSpace, build_space
 from phenoscape_tune.search.spending import Spending
 from phenoscape_tune.search.study import Study
-from phenoscape_tune.versions import versions
 
-TABLE = Path(__file__).parent / "results" / "learning_curves.jsonl"
-RESULTS = Path(__file__).parent / "results" / "replay.json"
-COMPONENTS = 4
 CONCURRENT = 2
-KEYS = ("lr", "temperature", "batch_size", "transforms.cj_strength", "transforms.min_scale")
+GRACE, FACTOR = 3, 3
+LONG_BUDGET = 256  # trials of the searches of others
 
 # Objective of the search → the scores of the table whose mean plays it. Raw losses are no objective of the project:
 # here they show what a search would pick that ranked by them.
@@ -51,250 +53,233 @@ SCORES: dict[str, tuple[Metric, tuple[str, ...]]] = {
     "lidar": (METRICS["lidar"], ("lidar",)),
     "val_loss": (Metric("val_loss", "validation loss", higher_is_better=False), ("val_loss",)),
 }
-# The ranges of the recorded configurations; of lr those of the study that is replayed.
-PARAMETERS: dict[str, Any] = {
-    "lr": {"type": "loguniform", "low": 3e-5, "high": 3e-2},
-    "temperature": {"type": "uniform", "low": 0.05, "high": 0.5},
-    "batch_size": {"type": "choice", "values": [32, 64, 128, 256]},
-    "transforms.cj_strength": {"type": "uniform", "low": 0.0, "high": 1.0},
-    "transforms.min_scale": {"type": "uniform", "low": 0.05, "high": 0.8},
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to search; `space` are what a search-space file of the project says beside its parameters, None of others'."""
+
+    name: str
+    space: dict[str, Any] | None = None
+    pasha: bool = False
+    peer: dict[str, Any] | None = None
+
+
+def _ours(name: str, pasha: bool = False, **space: Any) -> Strategy:
+    return Strategy(name + (", PASHA" if pasha else ""), space, pasha)
+
+
+STRATEGIES = {
+    strategy.name: strategy
+    for strategy in (
+        *(_ours("staged", pasha, order="staged") for pasha in (False, True)),
+        *(_ours("staged, refine", pasha, order="staged", refine=True) for pasha in (False, True)),
+        *(_ours("joint", pasha, order="joint") for pasha in (False, True)),
+        Strategy("random", peer={}),
+        Strategy("random + ASHA", peer={"asha": {"grace_period": GRACE, "reduction_factor": FACTOR}}),
+        Strategy("TPE", peer={"tpe": True}),
+        Strategy("TPE + ASHA", peer={"tpe": True, "asha": {"grace_period": GRACE, "reduction_factor": FACTOR}}),
+        Strategy("TPE + ASHA, Ray's defaults", peer={"tpe": True, "asha": {}}),
+    )
 }
 
 
-def point(values: dict[str, Any]) -> np.ndarray:
-    """A configuration on the unit cube of the recorded ranges, (5,)."""
-    found = []
-    for key in KEYS:
-        bounds = (32, 256) if key == "batch_size" else (PARAMETERS[key]["low"], PARAMETERS[key]["high"])
-        ends = [float(bounds[0]), float(bounds[1]), float(values[key])]
-        low, high, at = np.log(ends) if key in ("lr", "batch_size") else ends
-        found.append((at - low) / (high - low))
-    return np.clip(np.array(found, dtype=float), 0, 1)
+# ---------------------------------------------------------------- the virtual clock
 
 
-class Process:
-    """A Gaussian process with a length scale a key and a noise term, on standardised values."""
+class OwnSearch:
+    """The project's search as the clock runs it."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        from sklearn.gaussian_process import GaussianProcessRegressor
-        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+    def __init__(self, surrogate: Surrogate, metric: Metric, strategy: Strategy, trials: int, seed: int, folder: Path):
+        space = build_space({
+            "parameters": surrogate.parameters,
+            "scheduler": {"grace_epochs": GRACE, "reduction_factor": FACTOR},
+            "budget": {"trials": trials},
+            "confirm": {"top_k": 3, "seeds": 3},
+            **(strategy.space or {}),
+        })  # fmt: skip
+        base = build_config({"seed": seed * 100, "max_epochs": surrogate.epochs})
+        plan = make_plan(space, base, surrogate.epochs, folder, metric)
+        study = Study(plan.folder / "study.journal", space.parameters, plan.seed, metric.higher_is_better)
+        self.conductor = (PashaConductor if strategy.pasha else Conductor)(plan, study)
+        self.space: SearchSpace = space
+        self._surrogate = surrogate
+        self._tasks: dict[str, Task] = {}
 
-        kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern([0.5] * x.shape[1], (0.1, 20), nu=2.5)
-        kernel += WhiteKernel(0.2, (1e-3, 2))
-        self._mean, self._scale = y.mean(), y.std() or 1.0
-        self._model = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
-        self._model.fit(x, (y - self._mean) / self._scale)
-        self._alpha, self._x = self._model.alpha_, x
-        self._kernel = self._model.kernel_.k1  # without the noise
+    def ask(self) -> tuple[str, np.ndarray, int] | None:
+        task = self.conductor.next_task()
+        if task is None:
+            return None
+        self._tasks[task.record.name] = task
+        return task.record.name, self.point(task.config), task.config.seed
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return self._mean + self._scale * (self._kernel(np.atleast_2d(x), self._x) @ self._alpha)
+    def report(self, name: str, epoch: int, value: float, seconds: float) -> bool:
+        row = {"epoch": epoch, "objective": value, "seconds": seconds}
+        if self._tasks[name].test and epoch == self._surrogate.epochs:
+            curve = [*self.conductor.live[name].curve, value]
+            row["test_objective"] = float(np.mean(curve[-3:]))
+        return self.conductor.report(name, row)
 
+    def point(self, config: TrainConfig) -> np.ndarray:
+        mapping = config.to_mapping()
+        return self._surrogate.point({key: get_key(mapping, key) for key in KEYS})
 
-@dataclass
-class Curves:
-    """Predicted curves of one score, (E,), and what the prediction left over, (n, E)."""
-
-    processes: list[Process]
-    basis: np.ndarray
-    mean: np.ndarray
-    residuals: np.ndarray
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        weights = np.array([process(x)[0] for process in self.processes])
-        return self.mean + weights @ self.basis
-
-
-def fit_curves(x: np.ndarray, curves: np.ndarray) -> Curves:
-    mean = curves.mean(0)
-    _, _, basis = np.linalg.svd(curves - mean, full_matrices=False)
-    basis = basis[:COMPONENTS]
-    weights = (curves - mean) @ basis.T
-    processes = [Process(x, weights[:, i]) for i in range(len(basis))]
-    fitted = Curves(processes, basis, mean, np.zeros_like(curves))
-    fitted.residuals = curves - np.stack([fitted(row) for row in x])
-    return fitted
-
-
-class Surrogate:
-    """The recorded table between its points: curves of one score, final probe accuracy, seconds an epoch."""
-
-    def __init__(self, rows: list[dict[str, Any]], scores: Sequence[str]) -> None:
-        self.x = np.stack([point(row["configuration"]) for row in rows])
-        self.probe_values = np.array([row["probe"] for row in rows])
-        # Epoch 0 is the untrained network; losses have no value there.
-        epochs = rows[0]["epochs"]
-        recorded = [[row["scores"][score][-epochs:] for row in rows] for score in scores]
-        self.curves = fit_curves(self.x, np.mean(np.array(recorded, dtype=float), axis=0))
-        self.probe = Process(self.x, self.probe_values)
-        self.seconds = Process(self.x, np.array([float(np.mean(row["seconds"])) for row in rows]))
-        self.epochs = epochs
-
-    def true_probe(self, values: dict[str, Any]) -> float:
-        return float(self.probe(point(values))[0])
-
-    def best(self) -> float:
-        """The best predicted probe accuracy over the whole space."""
-        rng = np.random.default_rng(0)
-        candidates = rng.random((20000, len(KEYS)))
-        candidates[:, 2] = rng.choice([0, 1 / 3, 2 / 3, 1], size=len(candidates))
-        return float(self.probe(candidates).max())
-
-    def held_out(self) -> tuple[float, float]:
-        """R² of the predicted probe accuracy and Spearman correlation, each configuration predicted by the others."""
-        from scipy.stats import spearmanr
-
-        predicted = np.array([
-            Process(np.delete(self.x, i, 0), np.delete(self.probe_values, i))(self.x[i])[0] for i in range(len(self.x))
-        ])  # fmt: skip
-        error = np.mean((predicted - self.probe_values) ** 2)
-        return float(1 - error / self.probe_values.var()), float(spearmanr(predicted, self.probe_values).statistic)
-
-
-def configuration(config: TrainConfig) -> dict[str, Any]:
-    return {
-        "lr": config.lr,
-        "temperature": config.temperature,
-        "batch_size": config.batch_size,
-        "transforms.cj_strength": config.transforms.cj_strength,
-        "transforms.min_scale": config.transforms.min_scale,
-    }
+    def pick(self) -> np.ndarray | None:
+        """What best.yaml would hold: the candidate, as the gain over the defaults is not the question here."""
+        if self.conductor.done:
+            outcome = decide(self.conductor)
+            assert outcome is not None
+            record = (outcome.candidate or outcome.best).record
+        else:
+            record = next(iter(self.conductor.ranked()), None)
+        return None if record is None else self.point(self.conductor.config_of(record))
 
 
 @dataclass
-class Replay:
-    """One search in virtual time: `CONCURRENT` trials side by side."""
+class Moment:
+    """After a trial ended: device-seconds spent so far, and the true probe accuracy of what the search would give."""
 
-    conductor: Conductor
-    surrogate: Surrogate
-    now: float = 0.0
+    seconds: float
+    probe: float
 
-    def run(self) -> None:
-        running: list[tuple[float, int, Task, np.ndarray, float]] = []
-        count = 0
+
+class Clock:
+    """Runs a search in virtual time, `CONCURRENT` trials side by side."""
+
+    def __init__(self, surrogate: Surrogate, concurrent: int = CONCURRENT) -> None:
+        self.now = 0.0
+        self._surrogate = surrogate
+        self._concurrent = concurrent
+
+    def run(self, search: Search) -> Iterator[Moment]:
+        """Yields after each trial; ends with the search."""
+        running: list[tuple[float, int, str, int, np.ndarray, float]] = []  # when its next epoch ends, and what it is
+        count, spent = 0, 0.0
         while True:
-            while len(self.conductor.live) < CONCURRENT and (task := self.conductor.next_task()) is not None:
-                curve, seconds = self._curve(task)
+            while len(running) < self._concurrent and (asked := search.ask()) is not None:
+                name, x, seed = asked
+                # Of its own: a search that runs more trials, or others before it, meets the same noise in each.
+                stream = np.random.SeedSequence([seed, *np.frombuffer(name.encode(), np.uint8)])
+                curve, seconds = self._surrogate.curve(x, np.random.default_rng(stream)), self._surrogate.seconds(x)
                 count += 1
-                heapq.heappush(running, (self.now + seconds, count, task, curve, seconds))
+                heapq.heappush(running, (self.now + seconds, count, name, 1, curve, seconds))
             if not running:
                 return
-            self.now, number, task, curve, seconds = heapq.heappop(running)
-            epoch = len(self.conductor.live[task.record.name].curve) + 1
-            row = {"epoch": epoch, "objective": float(curve[epoch - 1]), "seconds": seconds}
-            if task.test and epoch == len(curve):
-                row["test_objective"] = float(np.mean(curve[-3:]))
-            if self.conductor.report(task.record.name, row):
-                heapq.heappush(running, (self.now + seconds, number, task, curve, seconds))
-
-    def _curve(self, task: Task) -> tuple[np.ndarray, float]:
-        """The trial's curve: predicted, with the residual of a random recorded run."""
-        config = task.config
-        x = point(configuration(config))
-        seed = np.random.SeedSequence([config.seed, *np.frombuffer(task.record.name.encode(), np.uint8)])
-        residuals = self.surrogate.curves.residuals
-        residual = residuals[np.random.default_rng(seed).integers(len(residuals))]
-        return self.surrogate.curves(x) + residual, max(0.1, float(self.surrogate.seconds(x)[0]))
+            self.now, number, name, epoch, curve, seconds = heapq.heappop(running)
+            spent += seconds
+            if search.report(name, epoch, float(curve[epoch - 1]), seconds):
+                heapq.heappush(running, (self.now + seconds, number, name, epoch + 1, curve, seconds))
+            elif (point := search.pick()) is not None:
+                yield Moment(spent, self._surrogate.true_probe(point))
 
 
-def search(surrogate: Surrogate, metric: Metric, space: SearchSpace, seed: int) -> dict[str, float]:
-    """One replayed search: true probe accuracy of what best.yaml would hold, of the defaults, and the virtual cost."""
-    with tempfile.TemporaryDirectory() as folder:
-        base = build_config({"seed": seed * 100, "max_epochs": surrogate.epochs})
-        plan = make_plan(space, base, surrogate.epochs, Path(folder), metric)
-        study = Study(plan.folder / "study.journal", space.parameters, plan.seed, metric.higher_is_better)
-        conductor = Conductor(plan, study)
-        replayed = Replay(conductor, surrogate)
-        conductor.spending = Spending(space.budget, CONCURRENT, 0.0, clock=lambda: replayed.now)
-        replayed.run()
-        outcome = decide(conductor)
-        assert outcome is not None
-        candidate = outcome.candidate or outcome.best
-        records = conductor.records()
+def own_search(surrogate: Surrogate, metric: Metric, strategy: Strategy, trials: int, seed: int) -> dict[str, Any]:
+    """One search of the project, replayed: its moments, and what it said of its gain."""
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
+        search = OwnSearch(surrogate, metric, strategy, trials, seed, Path(folder))
+        clock = Clock(surrogate)
+        search.conductor.spending = Spending(search.space.budget, CONCURRENT, 0.0, clock=lambda: clock.now)
+        moments = list(clock.run(search))
+        # The last trial's end closes the search: what is given then is what the confirmation chose.
+        point, outcome = search.pick(), decide(search.conductor)
+        assert point is not None and outcome is not None
+        records = search.conductor.records()
         return {
-            "best": surrogate.true_probe(configuration(conductor.config_of(outcome.best.record))),
-            "candidate": surrogate.true_probe(configuration(conductor.config_of(candidate.record))),
-            "defaults": surrogate.true_probe(configuration(plan.base)),
-            "clear": float(bool(outcome.gain and outcome.gain.clear)),
-            "device_seconds": sum(record.seconds for record in records),
+            "moments": moments,
+            "probe": surrogate.true_probe(point),
+            "seconds": sum(record.seconds for record in records),
+            "defaults": surrogate.true_probe(search.point(search.conductor.plan.base)),
+            "clear": bool(outcome.gain and outcome.gain.clear),
             "trials": sum(not record.of for record in records),
         }
 
 
-def random_search(surrogate: Surrogate, trials: int, sign: int, seed: int) -> dict[str, float]:
-    """Random search at full length: the best of `trials` by its last evaluations, and its cost."""
-    rng = np.random.default_rng(seed)
-    points = rng.random((trials, len(KEYS)))
-    points[:, 2] = rng.choice([0, 1 / 3, 2 / 3, 1], size=trials)
-    residuals = surrogate.curves.residuals
-    final = [(surrogate.curves(x) + residuals[rng.integers(len(residuals))])[-3:].mean() for x in points]
-    picked = points[int(np.argmax(sign * np.array(final)))]
-    cost = float(surrogate.seconds(points).clip(0.1).sum() * surrogate.epochs)
-    return {"candidate": float(surrogate.probe(picked)[0]), "device_seconds": cost}
+def peer_search(surrogate: Surrogate, metric: Metric, strategy: Strategy, trials: int, seed: int) -> dict[str, Any]:
+    """One search of others, replayed."""
+    search = PeerSearch(surrogate, trials, metric.higher_is_better, seed, **(strategy.peer or {}))
+    moments = list(Clock(surrogate).run(search))
+    return {"moments": moments, "probe": moments[-1].probe, "seconds": moments[-1].seconds, "trials": trials}
 
 
-def settings(trials: int) -> Iterator[tuple[str, SearchSpace]]:
-    common = {
-        "parameters": PARAMETERS,
-        "scheduler": {"grace_epochs": 3, "reduction_factor": 3},
-        "budget": {"trials": trials},
-        "confirm": {"top_k": 3, "seeds": 3},
-    }
-    yield "staged", build_space({**common, "order": "staged"})
-    yield "staged, refine", build_space({**common, "order": "staged", "refine": True})
-    yield "joint", build_space({**common, "order": "joint"})
+def memory_folder() -> str | None:
+    """Where a journal costs nothing: no power is cut here."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
-def summarise(values: list[dict[str, float]], best: float) -> dict[str, float]:
-    """Mean regret of the pick with its standard error, and the costs."""
-    regrets = np.array([best - value["candidate"] for value in values])
-    row = {
-        "regret": float(regrets.mean()),
-        "regret_se": float(regrets.std(ddof=1) / len(regrets) ** 0.5),
-        "device_seconds": float(np.mean([value["device_seconds"] for value in values])),
-    }
-    if "defaults" in values[0]:
-        row["gain_over_defaults"] = float(np.mean([value["candidate"] - value["defaults"] for value in values]))
-        row["clear_share"] = float(np.mean([value["clear"] for value in values]))
-    return row
+# ---------------------------------------------------------------- many of them
+
+
+@cache
+def surrogate_of(study: str, objective: str) -> Surrogate:
+    return Surrogate(study, read_rows(study), SCORES[objective][1])
+
+
+def replay_one(study: str, objective: str, strategy: str, trials: int, seed: int) -> dict[str, Any]:
+    """A line of the scratch file."""
+    warnings.filterwarnings("ignore")  # length scales at their bounds: a key that hardly matters
+    os.fsync = lambda descriptor: None  # type: ignore[assignment]
+    surrogate, (metric, _), chosen = surrogate_of(study, objective), SCORES[objective], STRATEGIES[strategy]
+    search = own_search if chosen.space is not None else peer_search
+    found = search(surrogate, metric, chosen, trials, seed)
+    moments = [[round(moment.seconds, 1), round(moment.probe, 4)] for moment in found.pop("moments")]
+    what = {"study": study, "objective": objective, "strategy": strategy, "budget": trials, "seed": seed}
+    rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in found.items()}
+    return {**what, **rounded, "moments": moments}
+
+
+def planned(args: argparse.Namespace) -> Iterator[tuple[str, str, str, int, int]]:
+    """Seed by seed, so that what is there at any moment is a comparison."""
+    for seed in range(args.seeds):
+        for objective in args.objectives:
+            for name, strategy in STRATEGIES.items():
+                if args.strategies and name not in args.strategies:
+                    continue
+                for trials in args.budgets if strategy.space is not None else (args.long_budget,):
+                    yield args.study, objective, name, trials, seed
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def identity(line: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(line[key] for key in ("study", "objective", "strategy", "budget", "seed"))
+
+
+def run(args: argparse.Namespace) -> None:
+    args.scratch.mkdir(parents=True, exist_ok=True)
+    path = args.scratch / f"{args.study}.jsonl"
+    done = {identity(line) for line in read_lines(path)}
+    waiting = [job for job in planned(args) if job not in done]
+    with ProcessPoolExecutor(args.processes) as pool, path.open("a") as file:
+        for number, line in enumerate(pool.map(replay_one, *zip(*waiting, strict=True)), start=1) if waiting else ():
+            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            file.flush()
+            if number % 50 == 0 or number == len(waiting):
+                print(f"{number}/{len(waiting)} searches replayed", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", default="cifar", choices=STUDIES)
-    parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    steps = parser.add_subparsers(dest="step", required=True)
+    for step, about in (("run", "replay searches"), ("table", "what follows from them")):
+        sub = steps.add_parser(step, help=about)
+        sub.add_argument("--study", default="cifar-long", choices=STUDIES)
+        sub.add_argument("--scratch", type=Path, default=Path("replay"))
+        if step == "run":
+            sub.add_argument("--seeds", type=int, default=50)
+            sub.add_argument("--budgets", type=int, nargs="+", default=[8, 12, 16, 24, 36], help="trials of our searches")
+            sub.add_argument("--long-budget", type=int, default=LONG_BUDGET, help="trials of the searches of others")
+            sub.add_argument("--objectives", nargs="+", choices=SCORES, default=["knn_accuracy", "reference_contrast"])
+            sub.add_argument("--strategies", nargs="+", choices=STRATEGIES)
+            sub.add_argument("--processes", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    rows = [json.loads(line) for line in args.table.read_text().splitlines()]
-    rows = [row for row in rows if row["study"] == args.study]
-    PARAMETERS["lr"] |= dict(zip(("low", "high"), STUDIES[args.study].lr, strict=True))
+    if args.step == "run":
+        run(args)
+    else:
+        from replay_table import write_table
 
-    warnings.filterwarnings("ignore", category=UserWarning)  # length scales at their bounds: a key that hardly matters
-    # No power is cut here: what a search costs in virtual time does not include its journal's way to the disk.
-    os.fsync = lambda descriptor: None  # type: ignore[assignment]
-    found: dict[str, Any] = {"configurations": len(rows), "seeds": args.seeds, "trials": args.trials, "searches": []}
-    for name, (metric, scores) in SCORES.items():
-        surrogate = Surrogate(rows, scores)
-        if "surrogate" not in found:
-            r2, rho = surrogate.held_out()
-            best = surrogate.best()
-            found |= {"surrogate": {"r2": r2, "spearman": rho}, "oracle": best}
-            print(f"{args.study}: {len(rows)} configurations; surrogate of the probe, held out: R2 {r2:.2f}, "
-                  f"rank correlation {rho:.2f}; oracle {best:.3f}", flush=True)  # fmt: skip
-        for order, space in settings(args.trials):
-            values = [search(surrogate, metric, space, seed) for seed in range(args.seeds)]
-            row = {"objective": name, "order": order, **summarise(values, found["oracle"])}
-            found["searches"].append(row)
-            print(json.dumps(row), flush=True)
-        values = [random_search(surrogate, args.trials, metric.sign, seed) for seed in range(args.seeds)]
-        row = {"objective": name, "order": "random, full length", **summarise(values, found["oracle"])}
-        found["searches"].append(row)
-        print(json.dumps(row), flush=True)
-    known = json.loads(args.results.read_text()) if args.results.exists() else {}
-    known[args.study] = {**found, "versions": versions()}
-    args.results.write_text(json.dumps(known, indent=1) + "\n")
+        write_table(args.study, read_lines(args.scratch / f"{args.study}.jsonl"))
 
 
 if __name__ == "__main__":
