@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import machine, today
+from record import describe
 from replay import SCORES, STRATEGIES, identity, surrogate_of
 from surrogate import Surrogate, read_rows
 
@@ -165,7 +165,7 @@ def write_table(study: str, lines: Lines) -> None:
                   f"{row['regret_se']:.4f} | {row.get('stock_pays') or ''} |")  # fmt: skip
         print(f"\nas good as random search: {json.dumps(objectives[name].get('as_good_as_random'))}\n")
     r2, rho = surrogate_of(study, names[0]).held_out()
-    found = {"date": today(), "machine": machine(), "configurations": len(read_rows(study)),
+    found = {**describe(), "configurations": len(read_rows(study)),
              "surrogate": {"r2": round(r2, 3), "spearman": round(rho, 3)}, "objectives": objectives}  # fmt: skip
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps({**known, study: found}, indent=1) + "\n")

@@ -1,0 +1,80 @@
+"""PASHA's rule, apart from what it wins or loses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pasha import PashaConductor, noise, stable
+
+from phenoscape_tune.config import build_config
+from phenoscape_tune.evaluate.objective import METRICS
+from phenoscape_tune.search.plan import make_plan
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.search.study import Study
+
+
+def test_noise_is_the_distance_of_curves_that_change_places_twice() -> None:
+    steady = [[0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.4, 0.5]]
+    once = [[0.1, 0.2, 0.3, 0.4], [0.2, 0.1, 0.2, 0.3]]
+    twice = [[0.1, 0.2, 0.3, 0.40], [0.2, 0.1, 0.35, 0.43]]
+    assert noise(steady) == noise(once) == 0.0
+    assert noise(twice) == pytest.approx(0.03)
+    assert noise([[0.5] * 4, [0.5] * 4]) == 0.0
+
+
+def test_a_ranking_is_stable_where_it_stays() -> None:
+    rising = [[level] * 9 for level in (0.1, 0.2, 0.3)]
+    assert stable(rising, 3, 9, 1)
+    assert stable(rising, 3, 9, -1)
+    crossing = [[0.1] * 3 + [0.4] * 6, [0.2] * 9]
+    assert not stable(crossing, 3, 9, 1)
+    assert stable([*rising, [0.9] * 3], 3, 9, 1)  # what has not reached the upper rung says nothing
+
+
+def test_a_swap_within_the_noise_is_none() -> None:
+    rng = np.random.default_rng(0)
+    alike = [list(0.5 + 0.01 * rng.standard_normal(9)) for _ in range(6)]
+    assert noise(alike) > 0
+    apart = [list(0.1 + 0.01 * rng.standard_normal(9)), *alike]
+    assert stable(apart, 3, 9, 1) == stable(apart, 3, 9, -1)
+    far = [[0.1] * 3 + [0.9] * 6, *alike]
+    assert not stable(far, 3, 9, 1)
+
+
+def search(folder: Path, swapping: bool) -> PashaConductor:
+    """A search with one key, the larger the better; the defaults, worst at the first rung, may be best at the second."""
+    space = build_space({
+        "parameters": {"temperature": {"type": "uniform", "low": 0.05, "high": 0.5}},
+        "scheduler": {"grace_epochs": 3, "reduction_factor": 3}, "budget": {"trials": 12}, "confirm": None,
+    })  # fmt: skip
+    plan = make_plan(space, build_config({"warmup_epochs": 0}), 30, folder, METRICS["knn_accuracy"])
+    conductor = PashaConductor(plan, Study(folder / "study.journal", space.parameters, 0))
+    while (task := conductor.next_task()) is not None:
+        level = task.config.temperature
+        epoch, goes_on = 0, True
+        while goes_on:
+            epoch += 1
+            value = 0.9 if swapping and epoch > 3 and task.record.stage == "defaults" else level
+            goes_on = conductor.report(task.record.name, {"epoch": epoch, "objective": value, "seconds": 1.0})
+    return conductor
+
+
+def test_trials_end_at_the_second_rung_while_the_ranking_stays(tmp_path: Path) -> None:
+    conductor = search(tmp_path, swapping=False)
+    baseline, *searched = conductor.records()
+    assert len(baseline.curve) == 30
+    exempt = [record for record in searched if conductor.is_exempt(record)]
+    assert len(exempt) == 1 and len(exempt[0].curve) == 30
+    assert {len(record.curve) for record in searched if record not in exempt} <= {3, 9}
+    assert conductor.ceilings == {}
+    best = max(searched, key=lambda record: record.values["temperature"])
+    assert conductor.ranked()[0].name == best.name  # compared at equal epochs, though it was not trained to the end
+
+
+def test_the_ceiling_rises_where_the_ranking_changes(tmp_path: Path) -> None:
+    conductor = search(tmp_path, swapping=True)
+    assert conductor.ceilings == {"temperature": 2}  # from 9 to 27 epochs, between which it stays
+    searched = [record for record in conductor.records()[1:] if not conductor.is_exempt(record)]
+    assert max(len(record.curve) for record in searched) == 27
