@@ -1,7 +1,7 @@
 """PASHA's rule (Bohdal et al. 2023, arXiv 2207.06940) on this project's search, to be compared with it in replay.
 
-Trials end at a ceiling, at first the second rung. It rises by a rung whenever the ranking of the trials that reached the
-two highest rungs differs between these two, by more than the noise of the curves. Per stage: each starts anew.
+Trials end at a ceiling, at first the second rung. It rises by a rung whenever the ranking of the trials that reached
+the two highest rungs differs between these two, by more than the noise of the curves. Per stage: each starts anew.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def noise(curves: Sequence[Sequence[float]]) -> float:
 def stable(curves: Sequence[Sequence[float]], lower: int, upper: int, sign: int) -> bool:
     """Whether the curves rank at `lower` epochs as they do at `upper`, but for noise.
 
-    The soft ranking of the paper: the trial in each place of the upper rung's ranking is, in the lower's, no further from
-    the one in that place than the noise.
+    The soft ranking of the paper: the trial in each place of the upper rung's ranking is, in the lower's, no further
+    from the one in that place than the noise.
     """
     reached = [curve for curve in curves if len(curve) >= upper]
     epsilon = noise([curve[:upper] for curve in reached])

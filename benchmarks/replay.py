@@ -1,9 +1,9 @@
 """Searches against each other in virtual time, on recorded learning curves: what quality at what cost.
 
 Runs the project's own search code (conductor, sampler, early stopping, confirmation, verdict), and random search, Ray's
-OptunaSearch and Ray's ASHA as they are shipped, two trials side by side; an epoch costs what it cost when the curves of
-`results/learning_curves.jsonl` were recorded, and `surrogate.py` answers between the recorded configurations. The cost
-of the project's searches includes the baseline and the confirmation with fresh seeds; the others have neither. Regret:
+OptunaSearch and Ray's ASHA as they are shipped, two trials side by side; an epoch costs what it cost when the curves
+of `results/learning_curves.jsonl` were recorded, and `surrogate.py` answers between the recorded configurations. The
+cost of the project's searches includes the baseline and the confirmation with fresh seeds; the others have neither. Regret:
 the linear-probe accuracy of the best configuration of the space minus that of the one that the search gives.
 
     python benchmarks/replay.py run --scratch replay --seeds 50    # appends to replay/<study>.jsonl; may be repeated
@@ -58,7 +58,8 @@ SCORES: dict[str, tuple[Metric, tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to search; `space` are what a search-space file of the project says beside its parameters, None of others'."""
+    """A way to search; `space` is what a search-space file of the project says beside its parameters, `peer` what
+    `PeerSearch` is given."""
 
     name: str
     space: dict[str, Any] | None = None
@@ -130,10 +131,9 @@ class OwnSearch:
         if self.conductor.done:
             outcome = decide(self.conductor)
             assert outcome is not None
-            record = (outcome.candidate or outcome.best).record
-        else:
-            record = next(iter(self.conductor.ranked()), None)
-        return None if record is None else self.point(self.conductor.config_of(record))
+            return self.point(self.conductor.config_of((outcome.candidate or outcome.best).record))
+        leading = next(iter(self.conductor.ranked()), None)
+        return None if leading is None else self.point(self.conductor.config_of(leading))
 
 
 @dataclass
@@ -276,7 +276,9 @@ def main() -> None:
         sub.add_argument("--scratch", type=Path, default=Path("replay"))
         if step == "run":
             sub.add_argument("--seeds", type=int, default=50)
-            sub.add_argument("--budgets", type=int, nargs="+", default=[8, 12, 16, 24, 36], help="trials of our searches")
+            sub.add_argument(
+                "--budgets", type=int, nargs="+", default=[8, 12, 16, 24, 36], help="trials of our searches"
+            )
             sub.add_argument("--long-budget", type=int, default=LONG_BUDGET, help="trials of the searches of others")
             sub.add_argument("--objectives", nargs="+", choices=SCORES, default=["knn_accuracy", "reference_contrast"])
             sub.add_argument("--strategies", nargs="+", choices=STRATEGIES)

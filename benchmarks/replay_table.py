@@ -137,7 +137,9 @@ def draw(objectives: dict[str, dict[str, Any]], path: Path) -> None:
             rows = [row for row in found["searches"] if row["strategy"] == strategy]
             if rows and "clear_share" in rows[0]:
                 at, regrets, errors = ([row[key] for row in rows] for key in ("cost", "regret", "regret_se"))
-                axis.errorbar(at, regrets, errors, marker="o", ms=4, capsize=2, color=colour, label=f"{strategy} (ours)")
+                axis.errorbar(
+                    at, regrets, errors, marker="o", ms=4, capsize=2, color=colour, label=f"{strategy} (ours)"
+                )
             elif rows:
                 curve = found["anytime"][f"{strategy} ({rows[0]['budget']})"]
                 axis.plot(GRID, [np.nan if value is None else value for value in curve], color=colour, label=strategy)

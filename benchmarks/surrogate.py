@@ -2,8 +2,8 @@
 
 Gaussian processes over log lr, temperature, log batch size, jitter and crop, fitted to `results/learning_curves.jsonl`:
 for the leading components of a score's curves, for the final linear-probe accuracy and for the seconds of an epoch.
-What they leave unexplained is drawn anew for each trial from the recorded residuals, so that trials are as noisy as real
-ones, and repeats with fresh seeds differ.
+What they leave unexplained is drawn anew for each trial from the recorded residuals, so that trials are as noisy as
+real ones, and repeats with fresh seeds differ.
 """
 
 from __future__ import annotations

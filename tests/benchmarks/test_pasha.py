@@ -44,7 +44,7 @@ def test_a_swap_within_the_noise_is_none() -> None:
 
 
 def search(folder: Path, swapping: bool) -> PashaConductor:
-    """A search with one key, the larger the better; the defaults, worst at the first rung, may be best at the second."""
+    """A search with one key, the larger the better; the defaults, worst at first, may be best later."""
     space = build_space({
         "parameters": {"temperature": {"type": "uniform", "low": 0.05, "high": 0.5}},
         "scheduler": {"grace_epochs": 3, "reduction_factor": 3}, "budget": {"trials": 12}, "confirm": None,

@@ -38,8 +38,20 @@ def test_prediction_and_residual_are_the_recorded_curve() -> None:
 
 
 def test_the_ends_of_the_ranges_are_the_ends_of_the_cube(known: Surrogate) -> None:
-    low = {"lr": 1e-5, "temperature": 0.05, "batch_size": 32, "transforms.cj_strength": 0.0, "transforms.min_scale": 0.05}
-    high = {"lr": 1e-1, "temperature": 0.5, "batch_size": 256, "transforms.cj_strength": 1.0, "transforms.min_scale": 0.8}
+    low = {
+        "lr": 1e-5,
+        "temperature": 0.05,
+        "batch_size": 32,
+        "transforms.cj_strength": 0.0,
+        "transforms.min_scale": 0.05,
+    }
+    high = {
+        "lr": 1e-1,
+        "temperature": 0.5,
+        "batch_size": 256,
+        "transforms.cj_strength": 1.0,
+        "transforms.min_scale": 0.8,
+    }
     np.testing.assert_allclose(known.point(low), 0, atol=1e-12)
     np.testing.assert_allclose(known.point(high), 1)
     assert known.point({**low, "lr": 1e-3})[KEYS.index("lr")] == pytest.approx(0.5)
