@@ -1,10 +1,10 @@
 """Searches against each other in virtual time, on recorded learning curves: what quality at what cost.
 
-Runs the project's own search code (conductor, sampler, early stopping, confirmation, verdict), and random search, Ray's
-OptunaSearch and Ray's ASHA as they are shipped, two trials side by side; an epoch costs what it cost when the curves
-of `results/learning_curves.jsonl` were recorded, and `surrogate.py` answers between the recorded configurations. The
-cost of the project's searches includes the baseline and the confirmation with fresh seeds; the others have neither. Regret:
-the linear-probe accuracy of the best configuration of the space minus that of the one that the search gives.
+Runs the project's own search code (conductor, sampler, early stopping, confirmation, verdict), and random search,
+Ray's OptunaSearch and Ray's ASHA as they are shipped, two trials side by side. An epoch costs what it cost when the
+curves of `results/learning_curves.jsonl` were recorded; `surrogate.py` answers between the recorded configurations. The
+cost of the project's searches includes the baseline and the confirmation with fresh seeds; the others have neither.
+Regret: the linear-probe accuracy of the best configuration of the space minus that of the one that the search gives.
 
     python benchmarks/replay.py run --scratch replay --seeds 50    # appends to replay/<study>.jsonl; may be repeated
     python benchmarks/replay.py table --scratch replay             # writes results/replay.json, docs/pictures/replay.png
