@@ -6,8 +6,8 @@ curves of `results/learning_curves.jsonl` were recorded; `surrogate.py` answers 
 cost of the project's searches includes the baseline and the confirmation with fresh seeds; the others have neither.
 Regret: the linear-probe accuracy of the best configuration of the space minus that of the one that the search gives.
 
-    python benchmarks/replay.py run --scratch replay --seeds 50    # appends to replay/<study>.jsonl; may be repeated
-    python benchmarks/replay.py table --scratch replay             # writes results/replay.json, docs/pictures/replay.png
+    python benchmarks/replay.py run --scratch replay      # appends to replay/cifar-long.jsonl; may be repeated
+    python benchmarks/replay.py table --scratch replay    # writes results/replay.json and docs/pictures/replay.png
 """
 
 from __future__ import annotations
