@@ -31,8 +31,9 @@ from pasha import PashaConductor
 from peer_searches import PeerSearch, Search
 from surrogate import KEYS, Surrogate, read_rows
 
-from phenoscape_tune.config import TrainConfig, build_config, get_key
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.evaluate.objective import METRICS, Metric
+from phenoscape_tune.layers import get_key
 from phenoscape_tune.search import study
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.plan import make_plan
