@@ -60,7 +60,7 @@ class Size:
 
 
 FULL = Size()
-SMALL = Size(20, 40, 20, trials=5, trial_epochs=3, hours=0.05, epochs=3, overrides=TINY)
+SMALL = Size(20, 40, 20, trials=5, trial_epochs=3, hours=0.25, epochs=3, overrides=TINY)
 
 
 def link_part(source: Path, target: Path, most: int) -> Path:
