@@ -41,9 +41,12 @@ Row = Mapping[str, Any]
 def told_process(
     trial: Callable[[dict[str, Any]], None], folder: Path, concurrent: int
 ) -> Callable[[dict[str, Any]], None]:
-    """The trial, which first leaves its process's number in a folder, and waits until all processes have started."""
+    """The trial, which first leaves its process's number in a folder, and waits until all are ready."""
 
     def run(task: dict[str, Any]) -> None:
+        import phenoscape_tune.training.launch
+        import phenoscape_tune.training.loop  # noqa: F401 (takes seconds, which are no part of a trial)
+
         (folder / str(os.getpid())).touch()
         deadline = time.monotonic() + START_SECONDS
         while task["hparams"]["stage"] != DEFAULTS and len(os.listdir(folder)) < concurrent:
@@ -166,6 +169,10 @@ def images_per_second(reports: list[tuple[float, str, Row]], images: int, epochs
     """Images trained on a second, all trials together, while all of them train."""
     since = max(at for at, _, row in reports if row["epoch"] == 1)
     until = min(at for at, _, row in reports if row["epoch"] == epochs)
+    if until <= since:
+        record.refuse(
+            f"{epochs} epochs are too few here: one trial had ended before all had trained one; --epochs more"
+        )
     # Of each trial the epochs within, the parts of the first and the last one included.
     done = 0.0
     for name in {name for _, name, _ in reports}:
@@ -229,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--concurrent", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--trials", type=int, default=120, help="trials that only report, for each number")
-    parser.add_argument("--epochs", type=int, default=4, help="of real training; 0: none")
+    parser.add_argument("--epochs", type=int, default=6, help="of real training; 0: none")
     parser.add_argument("--images", type=int, default=1500, help="to train on (with validation and test)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)

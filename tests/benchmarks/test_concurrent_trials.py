@@ -26,6 +26,15 @@ def test_the_rate_of_images_is_of_the_time_when_all_train() -> None:
     assert concurrent_trials.images_per_second(reports, 100, 4) == pytest.approx(100)
 
 
+def test_trials_that_did_not_train_together_have_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"a": (1.0, 2.0), "b": (3.0, 4.0)}
+    reports = [(at, name, {"epoch": n}) for name, own in times.items() for n, at in enumerate(own, start=1)]
+    with pytest.raises(SystemExit) as ended:
+        concurrent_trials.images_per_second(reports, 100, 2)
+    assert ended.value.code == 2
+    assert "2 epochs are too few" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells the memory of a process there")
 def test_memory_of_the_packed_images_is_told_apart(tmp_path: Path) -> None:
     before = concurrent_trials.memory_of(os.getpid())
