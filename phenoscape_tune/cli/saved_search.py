@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,11 @@ from phenoscape_tune.settling import forget_written
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 
 if TYPE_CHECKING:
+    from phenoscape_tune.cli.devices import Devices
     from phenoscape_tune.data.parts import Parts
+    from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.plan import Plan
+    from phenoscape_tune.search.study import TrialRecord
 
 SEARCH_FILE = "search.yaml"
 LOCK_FILE = ".search.lock"  # held while a process runs the search
@@ -91,6 +95,22 @@ def saved_plan(folder: Path, saved: Mapping[str, Any]) -> Plan:
         return replace(plan, capacity=Capacity(**measured)) if measured else plan
     except TypeError:
         raise UserError(f"{folder / SEARCH_FILE}: batch_sizes: is damaged; start a new search") from None
+
+
+def open_conductor(plan: Plan, devices: Devices | None = None, warm: Sequence[TrialRecord] = ()) -> Conductor:
+    """The conductor of a search, as far as its journal knows; without devices it can tell, but not go on."""
+    from phenoscape_tune.search.conductor import Conductor
+    from phenoscape_tune.search.spending import Spending
+    from phenoscape_tune.search.study import Study, read_trials
+
+    journal, spending = plan.folder / "study.journal", None
+    if devices is not None:
+        # Starting Ray and measuring belong to the time of a search, and so do its earlier parts.
+        earlier = max((trial.elapsed for trial in read_trials(journal)), default=0.0) if journal.exists() else 0.0
+        before = earlier + time.monotonic() - devices.since
+        spending = Spending(plan.space.budget, devices.concurrent, devices.gpus, before)
+    study = Study(journal, plan.space.parameters, plan.seed, plan.objective.higher_is_better, plan.within)
+    return Conductor(plan, study, warm=warm, spending=spending)
 
 
 def resume_command(folder: Path, address: str | None = None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,24 +13,21 @@ from phenoscape_tune.cli.common import (
     DONE,
     INTERRUPTED,
     OTHER_FAULT,
-    available_cpus,
     check_folder,
     check_storage,
     ensure_data,
     prepare_folder,
     run_command,
-    warn,
     warn_of_advice,
 )
 from phenoscape_tune.cli.devices import (
     Devices,
-    batch_warnings,
-    describe_devices,
     find_address,
     measure_batch_sizes,
     start_devices,
 )
 from phenoscape_tune.cli.doctor import examine
+from phenoscape_tune.cli.preview import show_dry_run, show_plan
 from phenoscape_tune.cli.question import (
     look_at_data,
     read_earlier_trials,
@@ -43,28 +39,20 @@ from phenoscape_tune.cli.saved_search import (
     LOCK_FILE,
     SEARCH_FILE,
     SEARCH_FILES,
+    open_conductor,
     read_search,
     resume_command,
     saved_plan,
     write_search,
 )
-from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.cli.search_copy import open_mirror
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.mirror import Mirror
-from phenoscape_tune.search.space import SearchSpace
-from phenoscape_tune.storage import Storage
-from phenoscape_tune.training.batch_advice import describe_memory, smallest
-from phenoscape_tune.training.disk import describe_bytes, free_bytes
-from phenoscape_tune.training.gpus import visible_gpus
 
 if TYPE_CHECKING:
-    from phenoscape_tune.data.parts import Parts
     from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.plan import Plan
     from phenoscape_tune.search.study import TrialRecord
-
-
-_MIRRORED = ("study.journal", "leaderboard.csv", "best.yaml", "summary.json", "report.html")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -147,7 +135,8 @@ def _search(args: argparse.Namespace, folder: Path) -> int:
         return _resume(args, folder)
     space, base, max_epochs = resolve_search(args)
     if args.dry_run:
-        return _dry_run(args, space, base, max_epochs, folder)
+        show_dry_run(args, space, base, max_epochs, folder)
+        return DONE
     warn_of_advice(base, args.quiet)
     hint = f"go on with it by '{resume_command(folder)}'"
     check_folder(folder, SEARCH_FILES, args.overwrite, hint)
@@ -156,7 +145,7 @@ def _search(args: argparse.Namespace, folder: Path) -> int:
     check_storage(base)
     devices = start_devices(args, plan, channels)
     plan = measure_batch_sizes(plan, channels, devices, args.quiet)
-    _show_plan(args, plan, parts, devices)
+    show_plan(args, plan, parts, devices)
     with _one_at_a_time(folder):
         # Only now, with all that the user wrote checked, may an earlier result be deleted; and not one that another
         # process has begun there meanwhile.
@@ -174,7 +163,8 @@ def _resume(args: argparse.Namespace, folder: Path) -> int:
     plan = saved_plan(folder, saved)
     space, base, max_epochs = plan.space, plan.base, plan.rungs.max_epochs
     if args.dry_run:
-        return _dry_run(args, space, base, max_epochs, folder)
+        show_dry_run(args, space, base, max_epochs, folder)
+        return DONE
     with _one_at_a_time(folder):
         conductor = open_conductor(plan)
         if conductor.settle():
@@ -190,7 +180,7 @@ def _resume(args: argparse.Namespace, folder: Path) -> int:
             )
         check_storage(base)
         devices = start_devices(args, plan, channels)
-        _show_plan(args, plan, parts, devices, ended=sum(record.ended for record in conductor.records()))
+        show_plan(args, plan, parts, devices, ended=sum(record.ended for record in conductor.records()))
         return _run(args, plan, devices)
 
 
@@ -216,69 +206,6 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _dry_run(args: argparse.Namespace, space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> int:
-    from phenoscape_tune.search.display import describe_plan
-    from phenoscape_tune.search.plan import make_plan, share_devices, trial_devices
-    from phenoscape_tune.search.searched_transforms import check_searched
-
-    plan = make_plan(space, base, max_epochs, folder)
-    if base.modality != "auto":  # else the defaults of its kind are not known yet
-        check_searched(space, base, None)
-    cards = visible_gpus() if base.accelerator != "cpu" else []
-    gpus, share = len(cards), 1.0
-    address = find_address(args.address)
-    try:
-        concurrent, _, share = share_devices(available_cpus(), gpus, args.concurrent, trial_devices(base))
-    except UserError as error:  # of this machine, which need not be the one that will run it
-        warn([] if address else [str(error)])
-        concurrent = args.concurrent or 1
-    data = f"data: {base.data_dir or 'generated sample specimens'} (not looked at)"
-    disk = f"disk: {describe_bytes(free_bytes(folder))} free; what the search needs is told once its network is built"
-    devices, memory = describe_devices(gpus), describe_memory(cards, share)
-    if address:
-        devices, memory, cards = f"those of the cluster at {address} (not asked)", [], []
-        concurrent = args.concurrent or 1
-    print("\n".join(describe_plan(plan, devices, data, concurrent, [*memory, disk])))
-    warn_of_advice(base, args.quiet)
-    if not args.quiet:
-        warn(batch_warnings(space, base, smallest(cards, share)))
-    if base.accelerator == "gpu" and not gpus and not address:
-        warn(["accelerator: gpu: this machine has no GPU"])
-    if base.data_dir and not Path(base.data_dir).is_dir():
-        warn([f"data_dir: {base.data_dir}: no such folder on this machine"])
-    return DONE
-
-
-def _show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devices, ended: int = 0) -> None:
-    """Print the plan, of which so many trials have ended. Raises UserError where the disk has no room for the rest."""
-    from phenoscape_tune.search.disk_plan import plan_disk
-    from phenoscape_tune.search.display import describe_plan
-
-    need = plan_disk(plan, devices.parameters, devices.concurrent, ended)
-    need.check()
-    if not args.quiet:
-        memory = [*describe_memory(devices.cards, devices.gpus), need.describe()]
-        lines = describe_plan(plan, devices.describe(), parts.describe(), devices.concurrent, memory)
-        print("\n".join(lines), flush=True)
-        warn(batch_warnings(plan.space, plan.base, devices.memory_gib))
-
-
-def open_conductor(plan: Plan, devices: Devices | None = None, warm: Sequence[TrialRecord] = ()) -> Conductor:
-    """The conductor of a search, as far as its journal knows; without devices it can tell, but not go on."""
-    from phenoscape_tune.search.conductor import Conductor
-    from phenoscape_tune.search.spending import Spending
-    from phenoscape_tune.search.study import Study, read_trials
-
-    journal, spending = plan.folder / "study.journal", None
-    if devices is not None:
-        # Starting Ray and measuring belong to the time of a search, and so do its earlier parts.
-        earlier = max((trial.elapsed for trial in read_trials(journal)), default=0.0) if journal.exists() else 0.0
-        before = earlier + time.monotonic() - devices.since
-        spending = Spending(plan.space.budget, devices.concurrent, devices.gpus, before)
-    study = Study(journal, plan.space.parameters, plan.seed, plan.objective.higher_is_better, plan.within)
-    return Conductor(plan, study, warm=warm, spending=spending)
-
-
 def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[TrialRecord] = ()) -> int:
     from phenoscape_tune.search.display import Display
     from phenoscape_tune.search.runner import run_search
@@ -300,35 +227,6 @@ def _run(args: argparse.Namespace, plan: Plan, devices: Devices, warm: Sequence[
             print(f"\n{advice}")
             return INTERRUPTED
         return _finish(conductor, mirror)
-
-
-@contextmanager
-def open_mirror(conductor: Conductor) -> Iterator[Mirror]:
-    """The search's copy on remote storage, where it has one: its question at once, all that it holds at the end."""
-    plan = conductor.plan
-    storage = None if plan.base.storage is None else Storage(plan.base.storage)
-    with Mirror(storage, plan.folder, lambda line: warn([line]), to_the_end=True) as mirror:
-        mirror.put(SEARCH_FILE)
-        try:
-            yield mirror
-        finally:
-            mirror.put(*(name for name in _MIRRORED if (plan.folder / name).exists()))
-            mirror.put_folder("logs")
-            _put_trials(conductor, mirror)
-
-
-def _put_trials(conductor: Conductor, mirror: Mirror) -> None:
-    """Have uploaded what trials that have ended did not come to: a process is cut off soon after its trial's end."""
-    folder = conductor.plan.folder
-    for record in conductor.records() if conductor.plan.base.storage is not None else ():
-        if record.ended:
-            own = f"trials/{record.name}"
-            mirror.put_lacking(*(name for name in (f"{own}/config.yaml",) if (folder / name).exists()))
-            mirror.put(*(name for name in (f"{own}/test_scores.csv",) if (folder / name).exists()))
-            mirror.put_folder_lacking(f"{own}/logs")
-            # Of those that are not kept, they are gone by now.
-            checkpoints = (f"{own}/checkpoints/{name}" for name in ("last.ckpt", "best.ckpt"))
-            mirror.put_lacking(*(name for name in checkpoints if (folder / name).exists()), sealed=True)
 
 
 def _finish(conductor: Conductor, mirror: Mirror) -> int:

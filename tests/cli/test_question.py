@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from tune_command import TINY, bad
 
 from phenoscape_tune.cli.question import refuse_changes, resolve_search
 from phenoscape_tune.cli.tune import build_parser
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import set_key
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 
 SPACE = """
 parameters:
@@ -126,3 +130,94 @@ def test_the_samples_settings_are_defaults_of_this_version(
     refuse_changes(args, begun.saved, begun.folder)
     told = capsys.readouterr().err
     assert "config.batch_size: stays 8" in told and "max_epochs: stays 2" in told
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("lr=abc", "lr: 'abc' is not valid"),
+        ("temperature=0", "temperature: 0 is not valid"),
+        ("bachsize=8", "bachsize: unknown key; did you mean 'batch_size'?"),
+        ("data_dir=missing-folder", "missing-folder"),
+        ("bands=every:0", "bands: 'every:0' is not valid: write all, every:4"),
+        ("nonsense", "'nonsense' is neither an option nor key=value"),
+    ],
+)
+def test_a_wrong_key_value(space: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, argument: str, message: str
+) -> None:  # fmt: skip
+    assert message in bad(capsys, "--space", space, "--out", tmp_path / "x", "data_dir=.", argument)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("lr: {type: loguniform, low: 0.1, high: 0.001}", "parameters.lr: the bounds are reversed"),
+        ("lr: {type: loguniform, low: 0, high: 0.1}", "parameters.lr: low 0 has no logarithm"),
+        ("learning_rate: {type: uniform, low: 0, high: 1}", "parameters.learning_rate: is no configuration key"),
+        ("lr: {type: uniform, low: 0.1, high: 1}\n  lr: {type: uniform, low: 0.1, high: 1}", "stands twice"),
+        ("lr: {type: choice, values: []}", "the choice is empty"),
+    ],
+)
+def test_a_wrong_space(tmp_path: Path, capsys: pytest.CaptureFixture[str], parameters: str, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(f"parameters:\n  {parameters}\n")
+    error = bad(capsys, "--space", path, "--dry-run")
+    assert message in error
+    assert "wrong.yaml" in error
+
+
+def test_faults_of_space_and_configuration_are_told_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text("parameters:\n  lrr: {type: uniform, low: 0, high: 1}\n")
+    error = bad(capsys, "--space", path, "--dry-run", "lr=abc")
+    assert "parameters.lrr" in error
+    assert "lr: 'abc'" in error
+
+
+def test_wrong_folders_of_images(space: Path, tmp_path: Path, birds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "one" / "a.png")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.txt").write_text("no image")
+    (tmp_path / "broken").mkdir()
+    whole = next((birds / "crow").iterdir()).read_bytes()
+    for i in range(4):
+        (tmp_path / "broken" / f"{i}.jpg").write_bytes(whole if i else whole[:200])
+    start = ("--space", space, "--out", tmp_path / "x")
+    assert "empty" in bad(capsys, *start, f"data_dir={tmp_path / 'empty'}")
+    assert "1 image" in bad(capsys, *start, f"data_dir={tmp_path / 'one'}")
+    assert ".txt" in bad(capsys, *start, f"data_dir={tmp_path / 'text'}")
+    broken = bad(capsys, *start, f"data_dir={tmp_path / 'broken'}")
+    assert "0.jpg" in broken
+    assert "max_unreadable" in broken
+    assert "batch_size: 64 is larger" in bad(capsys, *start, f"data_dir={birds}", "batch_size=64")
+    needy = tmp_path / "needy.yaml"
+    needy.write_text(space.read_text() + "objective: {metric: knn_accuracy}\n")
+    unlabelled = bad(capsys, "--space", needy, "--out", tmp_path / "x", f"data_dir={birds / 'crow'}", "batch_size=8")
+    assert "objective.metric: knn_accuracy needs labels" in unlabelled
+    assert "metric: reference_contrast" in unlabelled
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_warm_start_from_what_cannot_be_compared_names_the_differences(
+    birds: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = tmp_path / "earlier"
+    start = ("--space", space, "--out", tmp_path / "x", "--max-epochs", 4, f"data_dir={birds}", *TINY)
+    assert f"{earlier}: holds no search.yaml" in bad(capsys, *start, "--warm-start", earlier)
+    base = build_config({"data_dir": str(birds), "temperature": 0.3})
+    content = {
+        **{"seed": 42, "max_epochs": 9, "data": "another", "metric": "rankme"},
+        **{"space": build_space(load_mapping(space)).to_mapping(), "config": base.to_mapping()},
+    }
+    earlier.mkdir()
+    (earlier / "search.yaml").write_text(dump_mapping(content))
+    error = bad(capsys, *start, "--warm-start", earlier)
+    for told in ("other images, classes or parts", "objective: rankme there, knn_accuracy here",
+                 "max_epochs: 9 there, 4 here", "temperature: 0.3 there, 0.1 here"):  # fmt: skip
+        assert told in error
+    assert not (tmp_path / "x").exists()

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from phenoscape_tune.cli.saved_search import read_search, saved_plan, write_search
-from phenoscape_tune.cli.tune import open_conductor
+from phenoscape_tune.cli.saved_search import open_conductor, read_search, saved_plan, write_search
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import WITH_LABELS

@@ -12,38 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from tune_command import SPACE, TINY, bad, run
 
 from phenoscape_tune.cli import tune
-from phenoscape_tune.config import build_config
 from phenoscape_tune.layers import load_config
-from phenoscape_tune.search.space import build_space
-from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 
 ROOT = Path(__file__).parents[2]
-SPACE = """
-parameters:
-  temperature: {type: uniform, low: 0.05, high: 0.5}
-  lr: {type: loguniform, low: 1e-4, high: 1e-1}
-scheduler: {grace_epochs: 2, reduction_factor: 2}
-budget: {trials: 6, max_epochs: 4}
-confirm: {top_k: 1, seeds: 2}
-"""
-TINY = [
-    *("backbone=test_resnet.r160_in1k", "input_size=32", "stem=standard", "batch_size=8", "projection_dim=16"),
-    *("num_workers=1", "accelerator=cpu", "max_epochs=50"),
-]
-
-
-@pytest.fixture
-def space(tmp_path: Path) -> Path:
-    path = tmp_path / "space.yaml"
-    path.write_text(SPACE)
-    return path
-
-
-def run(*arguments: object) -> int:
-    return tune.main([str(argument) for argument in arguments])
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -288,26 +262,6 @@ def test_a_new_search_learns_from_an_earlier_one(
     assert {t.user_attrs["name"].split(":")[1]: pytest.approx(t.params["lr"]) for t in told} == lr_stage
 
 
-def test_a_warm_start_from_what_cannot_be_compared_names_the_differences(
-    birds: Path, space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    earlier = tmp_path / "earlier"
-    start = ("--space", space, "--out", tmp_path / "x", "--max-epochs", 4, f"data_dir={birds}", *TINY)
-    assert f"{earlier}: holds no search.yaml" in bad(capsys, *start, "--warm-start", earlier)
-    base = build_config({"data_dir": str(birds), "temperature": 0.3})
-    content = {
-        **{"seed": 42, "max_epochs": 9, "data": "another", "metric": "rankme"},
-        **{"space": build_space(load_mapping(space)).to_mapping(), "config": base.to_mapping()},
-    }
-    earlier.mkdir()
-    (earlier / "search.yaml").write_text(dump_mapping(content))
-    error = bad(capsys, *start, "--warm-start", earlier)
-    for told in ("other images, classes or parts", "objective: rankme there, knn_accuracy here",
-                 "max_epochs: 9 there, 4 here", "temperature: 0.3 there, 0.1 here"):  # fmt: skip
-        assert told in error
-    assert not (tmp_path / "x").exists()
-
-
 @pytest.mark.slow
 def test_a_search_over_batch_sizes_without_labels(
     birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -369,123 +323,10 @@ def test_a_result_that_appears_while_a_search_starts_is_not_deleted(
 
     monkeypatch.setattr(tune, "start_devices", another_search_ends)
     monkeypatch.setattr(tune, "measure_batch_sizes", lambda plan, *ignored: plan)
-    monkeypatch.setattr(tune, "_show_plan", lambda *ignored: None)
+    monkeypatch.setattr(tune, "show_plan", lambda *ignored: None)
     assert run("--space", space, "--out", folder, f"data_dir={birds}", *TINY) == 2
     assert f"{folder}: exists already" in capsys.readouterr().err
     assert (folder / "report.html").read_text() == "theirs"
-
-
-def test_the_dry_run_prints_the_plan_and_starts_nothing(
-    space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run("--space", space, "--dry-run", "data_dir=nowhere") == 0
-    out, err = capsys.readouterr()
-    lines = out.splitlines()
-    assert [line.split(";")[0] for line in lines if line.startswith("stage")] == [
-        "stage 0 defaults: none (the configuration as it is)",
-        "stage 1 lr: lr",
-        "stage 2 temperature: temperature",
-    ]
-    for word in ("trials: 6", "epochs a trial: 4", "devices:", "estimated cost:"):
-        assert word in out
-    assert "nowhere: no such folder" in err
-    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
-
-
-def test_what_wins_flag_then_key_value_then_space_file(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def epochs(*arguments: str) -> str:
-        assert run("--space", space, "--dry-run", *arguments) == 0
-        line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("trials:"))
-        return line.split("epochs a trial: ")[1].split(",")[0]
-
-    assert epochs("--max-epochs", "7", "max_epochs=60") == "7"
-    assert epochs("max_epochs=60") == "60"
-    assert epochs() == "4"
-    assert run("--space", space, "--dry-run", "--trials", "9", "--order", "joint", "--no-confirm") == 0
-    out = capsys.readouterr().out
-    assert "stage 1 joint: lr, temperature; 8 trials" in out
-    assert "0 confirmations" in out
-
-
-def bad(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The message of a command that is refused: exit code 2, nothing but an error."""
-    assert run(*arguments) == 2
-    out, err = capsys.readouterr()
-    assert [line for line in err.splitlines() if line.startswith("error: ")]
-    assert "Traceback" not in out + err
-    return err
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("lr=abc", "lr: 'abc' is not valid"),
-        ("temperature=0", "temperature: 0 is not valid"),
-        ("bachsize=8", "bachsize: unknown key; did you mean 'batch_size'?"),
-        ("data_dir=missing-folder", "missing-folder"),
-        ("bands=every:0", "bands: 'every:0' is not valid: write all, every:4"),
-        ("nonsense", "'nonsense' is neither an option nor key=value"),
-    ],
-)
-def test_a_wrong_key_value(space: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, argument: str, message: str
-) -> None:  # fmt: skip
-    assert message in bad(capsys, "--space", space, "--out", tmp_path / "x", "data_dir=.", argument)
-    assert not (tmp_path / "x").exists()
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ("lr: {type: loguniform, low: 0.1, high: 0.001}", "parameters.lr: the bounds are reversed"),
-        ("lr: {type: loguniform, low: 0, high: 0.1}", "parameters.lr: low 0 has no logarithm"),
-        ("learning_rate: {type: uniform, low: 0, high: 1}", "parameters.learning_rate: is no configuration key"),
-        ("lr: {type: uniform, low: 0.1, high: 1}\n  lr: {type: uniform, low: 0.1, high: 1}", "stands twice"),
-        ("lr: {type: choice, values: []}", "the choice is empty"),
-    ],
-)
-def test_a_wrong_space(tmp_path: Path, capsys: pytest.CaptureFixture[str], parameters: str, message: str) -> None:
-    path = tmp_path / "wrong.yaml"
-    path.write_text(f"parameters:\n  {parameters}\n")
-    error = bad(capsys, "--space", path, "--dry-run")
-    assert message in error
-    assert "wrong.yaml" in error
-
-
-def test_faults_of_space_and_configuration_are_told_together(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "wrong.yaml"
-    path.write_text("parameters:\n  lrr: {type: uniform, low: 0, high: 1}\n")
-    error = bad(capsys, "--space", path, "--dry-run", "lr=abc")
-    assert "parameters.lrr" in error
-    assert "lr: 'abc'" in error
-
-
-def test_wrong_folders_of_images(space: Path, tmp_path: Path, birds: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "one").mkdir()
-    Image.new("RGB", (20, 20)).save(tmp_path / "one" / "a.png")
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "notes.txt").write_text("no image")
-    (tmp_path / "broken").mkdir()
-    whole = next((birds / "crow").iterdir()).read_bytes()
-    for i in range(4):
-        (tmp_path / "broken" / f"{i}.jpg").write_bytes(whole if i else whole[:200])
-    start = ("--space", space, "--out", tmp_path / "x")
-    assert "empty" in bad(capsys, *start, f"data_dir={tmp_path / 'empty'}")
-    assert "1 image" in bad(capsys, *start, f"data_dir={tmp_path / 'one'}")
-    assert ".txt" in bad(capsys, *start, f"data_dir={tmp_path / 'text'}")
-    broken = bad(capsys, *start, f"data_dir={tmp_path / 'broken'}")
-    assert "0.jpg" in broken
-    assert "max_unreadable" in broken
-    assert "batch_size: 64 is larger" in bad(capsys, *start, f"data_dir={birds}", "batch_size=64")
-    needy = tmp_path / "needy.yaml"
-    needy.write_text(SPACE + "objective: {metric: knn_accuracy}\n")
-    unlabelled = bad(capsys, "--space", needy, "--out", tmp_path / "x", f"data_dir={birds / 'crow'}", "batch_size=8")
-    assert "objective.metric: knn_accuracy needs labels" in unlabelled
-    assert "metric: reference_contrast" in unlabelled
-    assert not (tmp_path / "x").exists()
 
 
 def test_resume_or_start_starts_where_no_search_was_begun(
@@ -522,64 +363,12 @@ def test_wrong_output_folders(space: Path, tmp_path: Path, birds: Path, capsys: 
     assert "is not a plain folder name" in bad(capsys, *start, "--name", "a/b")
 
 
-def test_a_budget_below_one_trial_a_stage_names_the_least(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "the least is 3" in bad(capsys, "--space", space, "--dry-run", "--trials", "2")
-
-
-def test_a_confirmation_of_more_trials_than_there_are_shrinks_and_the_plan_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "space.yaml"
-    path.write_text(SPACE.replace("top_k: 1", "top_k: 9"))
-    assert run("--space", path, "--dry-run") == 0
-    out = capsys.readouterr().out
-    assert "confirm.top_k: 5 instead of 9: there are no more searched trials" in out
-    assert "then confirm: the best 5 and the defaults" in out
-
-
 @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "soon"])
 def test_a_budget_of_time_is_a_number_above_zero(space: Path, capsys: pytest.CaptureFixture[str], hours: str) -> None:
     with pytest.raises(SystemExit) as ended:
         run("--space", space, f"--hours={hours}")
     assert ended.value.code == 2
     assert "is not a number of hours above 0" in capsys.readouterr().err
-
-
-def test_budgets_of_time_are_told_in_the_plan(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--space", space, "--dry-run", "--hours", "1.5", "--gpu-hours", "4") == 0
-    assert "or 1.5 hours or 4 GPU hours, whichever ends first" in capsys.readouterr().out
-
-
-def test_shares_of_stages_that_the_search_does_not_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "space.yaml"
-    path.write_text(SPACE.replace("max_epochs: 4", "max_epochs: 4, shares: {temprature: 2}"))
-    error = bad(capsys, "--space", path, "--dry-run")
-    assert "budget.shares.temprature: is no stage of this search; did you mean 'temperature'" in error
-
-
-def test_the_stages_follow_the_documented_order_whatever_the_order_in_the_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    content = load_mapping(ROOT / "search_spaces" / "full.yaml")
-    keys = list(content["parameters"])
-    printed = []
-    for turn in range(len(keys)):
-        content["parameters"] = {key: content["parameters"][key] for key in keys[turn:] + keys[:turn]}
-        path = tmp_path / str(turn) / "full.yaml"
-        path.parent.mkdir()
-        path.write_text(dump_mapping(content))
-        assert run("--space", path, "--dry-run") == 0
-        printed.append(capsys.readouterr().out)
-    assert len(set(printed)) == 1
-    stages = [line.split(";")[0] for line in printed[0].splitlines() if line.startswith("stage")]
-    assert stages == [
-        "stage 0 defaults: none (the configuration as it is)",
-        "stage 1 lr: lr",
-        "stage 2 batch_size: batch_size",
-        "stage 3 lr_recheck: lr",
-        "stage 4 temperature: temperature",
-        "stage 5 augmentation: transforms.cj_strength, transforms.min_scale",
-    ]
 
 
 def test_a_cluster_that_nobody_answers_for_is_refused_before_anything_is_written(
@@ -591,20 +380,6 @@ def test_a_cluster_that_nobody_answers_for_is_refused_before_anything_is_written
     assert "--address 127.0.0.1:9: nobody answers there" in bad(capsys, *arguments)
     assert "--address ray://head:1: is not auto or HOST:PORT" in bad(capsys, *arguments, "--address", "ray://head:1")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_dry_run_for_a_cluster_counts_nothing_of_this_machine(
-    space: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run("--space", space, "--dry-run", "--address", "head:6379", "--concurrent", 64) == 0
-    out, err = capsys.readouterr()
-    assert "devices: those of the cluster at head:6379 (not asked), 64 trials at a time" in out
-    assert "CPU core" not in out + err
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert run("--space", space, "--dry-run") == 0
-    assert "the cluster at head:6379" in capsys.readouterr().out
-    assert run("--space", space, "--dry-run", "--address", "local") == 0
-    assert "cluster" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--space", "lr_temp", "bachsize=8"], ["--space", "lr_tmp"]])

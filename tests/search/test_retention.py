@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from driver import Driver, Objective, learn, make_plan, open_conductor, search
 
-from phenoscape_tune.cli.tune import _finish, open_mirror
+from phenoscape_tune.cli.search_copy import open_mirror
+from phenoscape_tune.cli.tune import _finish
 from phenoscape_tune.config import build_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import CANDIDATES
