@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.channels import RGB
 from phenoscape_tune.data.false_colour import pictures_of
-from phenoscape_tune.data.specimens import printable
+from phenoscape_tune.data.layout import printable
 from phenoscape_tune.transforms import TransformsConfig
 
 if TYPE_CHECKING:

@@ -92,7 +92,7 @@ def describe(checks: Checks, config: TrainConfig) -> list[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
-    from phenoscape_tune.data.specimens import printable
+    from phenoscape_tune.data.layout import printable
 
     specimens = checks.measured.specimens
     total = len(specimens.names) + len(checks.measured.unreadable)
@@ -146,7 +146,7 @@ def _capital(text: str) -> str:
 
 def _examples(entries: Sequence[dict[str, Any]]) -> str:
     """The first few entries in few words."""
-    from phenoscape_tune.data.specimens import printable
+    from phenoscape_tune.data.layout import printable
 
     told = []
     for entry in entries[:SHOWN_NAMES]:
@@ -169,7 +169,7 @@ def _examples(entries: Sequence[dict[str, Any]]) -> str:
 
 def summary(checks: Checks, folder: Path) -> str:
     """The result in one line: how many faults and hints there are, and the files that tell of them."""
-    from phenoscape_tune.data.specimens import printable
+    from phenoscape_tune.data.layout import printable
 
     def told(findings: Sequence[Any], noun: str) -> str:
         names = ", ".join(finding.check for finding in findings)

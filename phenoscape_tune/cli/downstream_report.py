@@ -39,7 +39,7 @@ def measure_downstream(
     """
     import numpy as np
 
-    from phenoscape_tune.data.specimens import split_specimens
+    from phenoscape_tune.data.split import split_specimens
     from phenoscape_tune.evaluate import downstream
 
     specimens = images.specimens

@@ -19,7 +19,7 @@ from phenoscape_tune.data.label_checks import (
     find_unmatched,
 )
 from phenoscape_tune.data.measurements import SATURATED, Measurements
-from phenoscape_tune.data.specimens import Split, split_specimens
+from phenoscape_tune.data.split import Split, split_specimens
 
 CONSTANT = 2.0  # levels of 0..255 that no channel's standard deviation exceeds
 # Blurred: the logarithm of the sharpness that many robust standard deviations below the folder's median (Iglewicz and

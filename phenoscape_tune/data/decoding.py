@@ -9,11 +9,11 @@ from typing import TypeVar
 import numpy as np
 
 from phenoscape_tune.data.cubes import read_square
-from phenoscape_tune.data.layout import OtherChannels, UnreadableImage
+from phenoscape_tune.data.layout import OtherChannels, UnreadableImage, printable
 from phenoscape_tune.data.pictures import read_picture
 from phenoscape_tune.data.readers import Modality
 from phenoscape_tune.data.recipe import Recipe
-from phenoscape_tune.data.specimens import Specimens, printable
+from phenoscape_tune.data.specimens import Specimens
 from phenoscape_tune.data.squares import fit_picture
 from phenoscape_tune.errors import UserError
 

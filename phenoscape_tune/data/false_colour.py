@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from phenoscape_tune.data.channels import COLOUR_NM, FARTHEST_NM, RGB, VISIBLE_NM, Channels
+from phenoscape_tune.data.channels import COLOUR_NM, FARTHEST_NM, RGB, Channels
 
 _BRIGHT_SHARE = 99.5  # percentile
 _BRIGHT = 0.9  # images whose bright pixels reach this are shown as they are
@@ -61,11 +61,9 @@ def false_colour(channels: Channels, images: Iterable[np.ndarray] = ()) -> False
 
 def uv_colour(channels: Channels, images: Iterable[np.ndarray] = ()) -> FalseColour | None:
     """How to show the ultraviolet channels, as `false_colour`; None where there are none, or it shows them already."""
-    known = channels.wavelengths
-    found = channels.uv or tuple(n for n, wave in enumerate(known or ()) if wave < VISIBLE_NM)
-    if not found or set(_colours(channels).indices) <= set(found):
+    if not channels.uv or set(_colours(channels).indices) <= set(channels.uv):
         return None
-    return _spread(channels, found).brightened(images)
+    return _spread(channels, channels.uv).brightened(images)
 
 
 def pictures_of(channels: Channels, images: np.ndarray | Sequence[np.ndarray] = ()) -> list[FalseColour]:

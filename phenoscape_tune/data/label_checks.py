@@ -10,7 +10,8 @@ import numpy as np
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.data.findings import Description, Entry, Finding, class_names
-from phenoscape_tune.data.specimens import Specimens, read_label_rows
+from phenoscape_tune.data.labels import read_label_rows
+from phenoscape_tune.data.specimens import Specimens
 
 IMBALANCED = 10  # times that the largest class has the smallest one's images
 

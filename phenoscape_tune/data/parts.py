@@ -21,7 +21,8 @@ from phenoscape_tune.data.images import Images
 from phenoscape_tune.data.packed import default_cache_dir, pack
 from phenoscape_tune.data.packing import NoRoom
 from phenoscape_tune.data.recipe import Recipe, Request
-from phenoscape_tune.data.specimens import Specimens, Split, find_specimens, split_specimens
+from phenoscape_tune.data.specimens import Specimens, find_specimens
+from phenoscape_tune.data.split import Split, split_specimens
 from phenoscape_tune.data.squares import Square
 from phenoscape_tune.data.unpacked import open_unpacked
 from phenoscape_tune.errors import UserError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phenoscape_tune.data.class_spectra import ClassSpectra
-from phenoscape_tune.data.specimens import printable
+from phenoscape_tune.data.layout import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,12 +12,12 @@ import numpy as np
 
 from phenoscape_tune.data.cubes import check_layout, read_bands
 from phenoscape_tune.data.decoding import Notice
-from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage
+from phenoscape_tune.data.layout import Layout, OtherChannels, UnreadableImage, printable
 from phenoscape_tune.data.pictures import image_size
 from phenoscape_tune.data.readers import reader_of
 from phenoscape_tune.data.recipe import Recipe, Request
 from phenoscape_tune.data.selection import choose_channels, name_channels
-from phenoscape_tune.data.specimens import Specimens, printable
+from phenoscape_tune.data.specimens import Specimens
 from phenoscape_tune.data.squares import Square
 from phenoscape_tune.errors import UserError
 

@@ -26,10 +26,10 @@ from phenoscape_tune.data.decoding import (
     refuse_unreadable,
 )
 from phenoscape_tune.data.images import Images
-from phenoscape_tune.data.layout import UnreadableImage
+from phenoscape_tune.data.layout import UnreadableImage, printable
 from phenoscape_tune.data.packing import FORMAT_VERSION, key_of
 from phenoscape_tune.data.recipe import Recipe, Request
-from phenoscape_tune.data.specimens import Specimens, printable
+from phenoscape_tune.data.specimens import Specimens
 from phenoscape_tune.data.survey import answer
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.files import write_whole

@@ -13,17 +13,17 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from phenoscape_tune import ranks
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.nt_xent import nt_xent
+from phenoscape_tune.training.forward_state import ForwardState, RunningStatistics, random_state, set_random_state
 from phenoscape_tune.training.memory import OutOfMemory, is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class GradientStep:
         while True:
             # A step that fails half-way leaves no trace, so that a resumed run, which fails anew, equals this one. Once
             # a size has gone well that is not worth a copy a step.
-            before = None if self._fits else _State(self.encoder, views.device)
+            before = None if self._fits else ForwardState(self.encoder, views.device)
             self.encoder.zero_grad(set_to_none=True)
             try:
                 loss = backpropagate(
@@ -203,12 +203,12 @@ def backpropagate(
         with autocast():
             _, z = encoder(views)  # (2B, d)
         loss = nt_xent(z, temperature)
-        with _RunningStatistics(encoder).unmoved() if recomputes else nullcontext():
+        with RunningStatistics(encoder).unmoved() if recomputes else nullcontext():
             scale(loss).backward()
         return loss.detach()
-    states, parts, statistics = [], [], _RunningStatistics(encoder)
+    states, parts, statistics = [], [], RunningStatistics(encoder)
     for rows in chunks:
-        states.append(_random_state(views.device))
+        states.append(random_state(views.device))
         with statistics.unmoved():
             with torch.no_grad(), autocast():
                 parts.append(encoder(_dense(views[rows]))[1])
@@ -220,7 +220,7 @@ def backpropagate(
     loss = nt_xent(z.requires_grad_(), temperature)
     (gradient,) = torch.autograd.grad(scale(loss), z)  # (2B, d)
     for number, (rows, state) in enumerate(zip(chunks, states, strict=True), start=1):
-        _set_random_state(state, views.device)
+        set_random_state(state, views.device)
         # The ranks exchange gradients once, with the last part.
         apart = encoder.no_sync() if isinstance(encoder, DistributedDataParallel) and number < len(chunks) else None
         with apart or nullcontext(), statistics.unmoved():
@@ -255,72 +255,6 @@ def split_rows(batch: int, micro_batch: int) -> list[slice]:
     n = -(-batch // (2 * micro_batch))  # parts a view, rounded up
     first = [slice(batch * k // n, batch * (k + 1) // n) for k in range(n)]
     return first + [slice(batch + k, 2 * batch, n) for k in range(n)]
-
-
-class _RunningStatistics:
-    """Batch norm's running statistics, which every forward pass in training moves.
-
-    They are put back, and not kept from moving: a layer that is run again has to do what it did at first, and a
-    compiled network would be compiled anew for every other setting of a layer.
-    """
-
-    def __init__(self, encoder: nn.Module) -> None:
-        # A frozen one, in evaluation mode, does not move.
-        norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-        self._buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
-        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
-        self._parts = 0
-
-    @contextmanager
-    def unmoved(self) -> Iterator[None]:
-        """What moves within is put back at the end."""
-        before = [buffer.clone() for buffer in self._buffers]
-        try:
-            yield
-        finally:
-            self._set(before)
-
-    def add_part(self) -> None:
-        """Remember what a part of the batch has made of them."""
-        self._parts += 1
-        for total, buffer in zip(self._sums, self._buffers, strict=True):
-            total += buffer
-
-    def move(self) -> None:
-        """One step towards the mean of the parts' statistics; `num_batches_tracked` is the same in each of them."""
-        whole = [None if total.is_floating_point() else "floor" for total in self._sums]
-        self._set(
-            [torch.div(total, self._parts, rounding_mode=how) for total, how in zip(self._sums, whole, strict=True)]
-        )
-
-    @torch.no_grad()
-    def _set(self, values: Sequence[Tensor]) -> None:
-        for buffer, value in zip(self._buffers, values, strict=True):
-            buffer.copy_(value)
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
-
-
-class _State:
-    """What a forward pass in training changes: random state and buffers (batch norm's running statistics)."""
-
-    def __init__(self, encoder: nn.Module, device: torch.device) -> None:
-        self.device, self.random = device, _random_state(device)
-        self.buffers: Sequence[Tensor] = list(encoder.buffers())
-        self.values = [buffer.clone() for buffer in self.buffers]
-
-    def restore(self) -> None:
-        _set_random_state(self.random, self.device)
-        for buffer, value in zip(self.buffers, self.values, strict=True):
-            buffer.copy_(value)
 
 
 def _told(error: BaseException) -> str:

@@ -10,7 +10,8 @@ RGB_UV = Channels(("red", "green", "blue", "uv1", "uv2", "uv3"), rgb=(0, 1, 2), 
 
 
 def bands(*wavelengths: float) -> Channels:
-    return Channels(tuple(f"{wave:g} nm" for wave in wavelengths), wavelengths=wavelengths)
+    uv = tuple(place for place, wave in enumerate(wavelengths) if wave < 400)
+    return Channels(tuple(f"{wave:g} nm" for wave in wavelengths), uv=uv, wavelengths=wavelengths)
 
 
 @pytest.mark.parametrize(

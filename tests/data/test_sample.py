@@ -10,7 +10,8 @@ from phenoscape_tune.data import sample
 from phenoscape_tune.data.pictures import read_image
 from phenoscape_tune.data.sample import SPECIES, write_sample
 from phenoscape_tune.data.sample_folder import MARKER
-from phenoscape_tune.data.specimens import find_specimens, split_specimens
+from phenoscape_tune.data.specimens import find_specimens
+from phenoscape_tune.data.split import split_specimens
 from phenoscape_tune.errors import UserError
 
 

@@ -16,7 +16,8 @@ SENSOR = Channels(("red", "green", "blue", "uv1", "uv2", "uv3"), rgb=(0, 1, 2), 
 
 
 def spectrum(*wavelengths: float) -> Channels:
-    return Channels(tuple(f"{wave:g} nm" for wave in wavelengths), wavelengths=wavelengths)
+    uv = tuple(place for place, wave in enumerate(wavelengths) if wave < 400)
+    return Channels(tuple(f"{wave:g} nm" for wave in wavelengths), uv=uv, wavelengths=wavelengths)
 
 
 def spectra(classes: int, channels: Channels, images: int = 4) -> ClassSpectra:
