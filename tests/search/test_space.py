@@ -400,7 +400,8 @@ def test_a_narrowed_range_lies_in_the_old_one_and_holds_the_value(
     # Every value of the narrow range is one of the wide one.
     assert all(parameter.contains(point["x"]) for point in spread_points({"x": narrow}, 5, 0))
     if parameter.type == "uniform" and parameter.step is None:
-        assert narrow.high - narrow.low <= share * (parameter.high - parameter.low) + 1e-9 * abs(parameter.high)
+        rounding = 1e-9 * max(abs(parameter.low), abs(parameter.high))
+        assert narrow.high - narrow.low <= share * (parameter.high - parameter.low) + rounding
 
 
 def test_half_a_range_on_its_own_scale_lies_around_the_value() -> None:
