@@ -4,8 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST := .venv-oldest
+PYTHON312 ?= python3.12
+QUICK := -m "not slow"
+ONE_SEARCH := tests/cli/test_tune.py -k contracts_folder
 
-.PHONY: setup demo test test-quick soak lint types bench bench-gpu bench-setup clean
+.PHONY: setup demo test test-quick test-oldest test-python312 soak lint types bench bench-gpu bench-setup clean
 
 setup: $(READY)
 
@@ -23,7 +27,25 @@ test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-quick: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(QUICK)
+
+# The quick tests and one search, with the lower bounds in pyproject.toml as they are.
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest $(QUICK)
+	$(OLDEST)/bin/python -m pytest $(ONE_SEARCH)
+
+$(OLDEST)/.ready: pyproject.toml $(READY)
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(BIN)/uv pip compile --quiet --python $(OLDEST)/bin/python --resolution lowest-direct --extra dev pyproject.toml \
+		--output-file $(OLDEST)/versions.txt
+	$(BIN)/uv pip sync --quiet --python $(OLDEST)/bin/python $(OLDEST)/versions.txt
+	$(BIN)/uv pip install --quiet --python $(OLDEST)/bin/python --no-deps --editable .
+	touch $@
+
+# The quick tests and one search with another Python.
+test-python312:
+	$(MAKE) test-quick PYTHON=$(PYTHON312) VENV=.venv-python312
+	.venv-python312/bin/python -m pytest $(ONE_SEARCH)
 
 # Twenty kills of a search at random moments, where `make test` has three.
 soak: setup
@@ -60,4 +82,4 @@ bench-setup: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,bench]'
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) .venv-python312 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

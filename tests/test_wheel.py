@@ -1,0 +1,59 @@
+"""The wheel, installed where there is no checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs the Python of an environment that has the wheel and its dependencies, in a folder far from the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # The build's requirements are at hand: nothing is fetched.
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True, timeout=120)
+    (wheel,) = folder.glob("*.whl")
+    environment, elsewhere = folder / "environment", folder / "else where"
+    elsewhere.mkdir()
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True, timeout=120)
+    python = environment / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(pip, check=True, capture_output=True, timeout=120)
+    # The dependencies are those of the tests, lent: a `.pth` adds their folder, and the checkout, which is known there
+    # by a `.pth` of its own, stays out.
+    own = Path(sysconfig.get_path("purelib", vars={"base": str(environment), "platbase": str(environment)}))
+    (own / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(python), *arguments]
+        return subprocess.run(command, cwd=elsewhere, env=variables, capture_output=True, text=True, timeout=500)
+
+    return run
+
+
+def test_the_package_is_the_wheels(installed: Command) -> None:
+    script = "import phenoscape_tune, timm; print(phenoscape_tune.__file__); print(timm.__file__)"
+    result = installed("-c", script)
+    own, lent = result.stdout.split("\n")[:2]
+    assert "/environment/lib/" in own, result.stderr
+    assert "/environment/" not in lent
+
+
+def test_each_command_tells_its_arguments(installed: Command) -> None:
+    for command in ("tune", "train", "check_data", "embed"):
+        result = installed("-m", f"phenoscape_tune.cli.{command}", "--help")
+        assert result.returncode == 0, result.stderr
+        assert f"usage: {command}.py" in result.stdout
