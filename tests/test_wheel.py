@@ -1,7 +1,8 @@
-"""The wheel, installed where there is no checkout."""
+"""The wheel, installed where there is no checkout: what ships with it is all that a search needs."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -57,3 +58,13 @@ def test_each_command_tells_its_arguments(installed: Command) -> None:
         result = installed("-m", f"phenoscape_tune.cli.{command}", "--help")
         assert result.returncode == 0, result.stderr
         assert f"usage: {command}.py" in result.stdout
+
+
+def test_the_demo_runs_from_any_folder(installed: Command, tmp_path: Path) -> None:
+    few = ["--trials", "3", "--max-epochs", "1", "--no-confirm", "--concurrent", "2"]
+    arguments = ["--space", "demo.yaml", "--out", str(tmp_path / "demo"), *few, "input_size=32", "accelerator=cpu"]
+    result = installed("-m", "phenoscape_tune.cli.tune", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert summary["budget"]["used"]["trials"] == 3
+    assert (tmp_path / "demo" / "best.yaml").is_file() and (tmp_path / "demo" / "report.html").is_file()
