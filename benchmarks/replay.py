@@ -68,20 +68,23 @@ class Strategy:
     peer: dict[str, Any] | None = None
 
 
-def _ours(name: str, pasha: bool = False, **space: Any) -> Strategy:
-    return Strategy(name + (", PASHA" if pasha else ""), space, pasha)
-
-
+ORDERS: dict[str, dict[str, Any]] = {
+    "staged": {"order": "staged"},
+    "staged, refine": {"order": "staged", "refine": True},
+    "joint": {"order": "joint"},
+}
+ONE_CANDIDATE: dict[str, Any] = {"confirm": {"top_k": 1, "seeds": 3}}  # the gain is measured as well, the pick is not looked at again
+WITH_ASHA: dict[str, Any] = {"asha": {"grace_period": GRACE, "reduction_factor": FACTOR}}
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
-        *(_ours("staged", pasha, order="staged") for pasha in (False, True)),
-        *(_ours("staged, refine", pasha, order="staged", refine=True) for pasha in (False, True)),
-        *(_ours("joint", pasha, order="joint") for pasha in (False, True)),
+        *(Strategy(name, space) for name, space in ORDERS.items()),
+        *(Strategy(f"{name}, PASHA", space, pasha=True) for name, space in ORDERS.items()),
+        *(Strategy(f"{name}, top_k 1", {**space, **ONE_CANDIDATE}) for name, space in ORDERS.items()),
         Strategy("random", peer={}),
-        Strategy("random + ASHA", peer={"asha": {"grace_period": GRACE, "reduction_factor": FACTOR}}),
+        Strategy("random + ASHA", peer=WITH_ASHA),
         Strategy("TPE", peer={"tpe": True}),
-        Strategy("TPE + ASHA", peer={"tpe": True, "asha": {"grace_period": GRACE, "reduction_factor": FACTOR}}),
+        Strategy("TPE + ASHA", peer={"tpe": True, **WITH_ASHA}),
         Strategy("TPE + ASHA, Ray's defaults", peer={"tpe": True, "asha": {}}),
     )
 }
@@ -277,9 +280,7 @@ def main() -> None:
         sub.add_argument("--scratch", type=Path, default=Path("replay"))
         if step == "run":
             sub.add_argument("--seeds", type=int, default=50)
-            sub.add_argument(
-                "--budgets", type=int, nargs="+", default=[8, 12, 16, 24, 36], help="trials of our searches"
-            )
+            sub.add_argument("--budgets", type=int, nargs="+", default=[12, 24, 36], help="trials of our searches")
             sub.add_argument("--long-budget", type=int, default=LONG_BUDGET, help="trials of the searches of others")
             sub.add_argument("--objectives", nargs="+", choices=SCORES, default=["knn_accuracy", "reference_contrast"])
             sub.add_argument("--strategies", nargs="+", choices=STRATEGIES)
