@@ -6,7 +6,10 @@ temperature, batch size, jitter and crop. After every epoch the backbone's featu
 processes may run at once; a run that is there already is skipped, so the recording can be stopped and started again.
 
     python benchmarks/learning_curves.py --study cifar --data cifar/train --scratch curves
+    python benchmarks/learning_curves.py --study cifar-long --data cifar-long --scratch curves
     python benchmarks/learning_curves.py --study fashion --data fashion --scratch curves
+
+The images of cifar-long are those of CIFAR-10's training part that are numbered 1000 to 1499 in each class.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ _SMALL = {"input_size": 32, "val_fraction": 0.08, "test_fraction": 0.4}
 STUDIES = {
     "cifar": Study(64, 20, _SMALL),
     "cifar-batch128": Study(32, 20, _SMALL, 128, seed=1),
-    "cifar-long": Study(48, 32, {**_SMALL, "test_fraction": 0.2}, seed=4, lr=(1e-5, 1e-1)),
+    "cifar-long": Study(96, 32, {**_SMALL, "test_fraction": 0.2}, seed=4, lr=(1e-5, 1e-1)),
     "fashion": Study(48, 12, _SMALL, seed=2),
     "butterflies": Study(48, 24, {"input_size": 48, "val_fraction": 0.2, "test_fraction": 0.3}, seed=3),
 }

@@ -73,7 +73,8 @@ ORDERS: dict[str, dict[str, Any]] = {
     "staged, refine": {"order": "staged", "refine": True},
     "joint": {"order": "joint"},
 }
-ONE_CANDIDATE: dict[str, Any] = {"confirm": {"top_k": 1, "seeds": 3}}  # the gain is measured as well, the pick is not looked at again
+# The gain is measured as well; which trial is best is not looked at again.
+ONE_CANDIDATE: dict[str, Any] = {"confirm": {"top_k": 1, "seeds": 3}}
 WITH_ASHA: dict[str, Any] = {"asha": {"grace_period": GRACE, "reduction_factor": FACTOR}}
 STRATEGIES = {
     strategy.name: strategy
