@@ -192,6 +192,7 @@ def own_search(surrogate: Surrogate, metric: Metric, strategy: Strategy, trials:
         records = search.conductor.records()
         return {
             "moments": moments,
+            "point": [round(float(share), 4) for share in point],
             "probe": surrogate.true_probe(point),
             "seconds": sum(record.seconds for record in records),
             "defaults": surrogate.true_probe(search.point(search.conductor.plan.base)),
@@ -204,7 +205,10 @@ def peer_search(surrogate: Surrogate, metric: Metric, strategy: Strategy, trials
     """One search of others, replayed."""
     search = PeerSearch(surrogate, trials, metric.higher_is_better, seed, **(strategy.peer or {}))
     moments = list(Clock(surrogate).run(search))
-    return {"moments": moments, "probe": moments[-1].probe, "seconds": moments[-1].seconds, "trials": trials}
+    point = search.pick()
+    assert point is not None
+    found = {"moments": moments, "point": [round(float(share), 4) for share in point], "trials": trials}
+    return {**found, "probe": surrogate.true_probe(point), "seconds": moments[-1].seconds}
 
 
 def memory_folder() -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from record import describe
 from replay import SCORES, STRATEGIES, identity, surrogate_of
-from surrogate import Surrogate, read_rows
+from surrogate import BATCH_SIZES, KEYS, Surrogate, read_rows
 
 RESULTS = Path(__file__).parent / "results" / "replay.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "replay.png"
@@ -71,6 +71,21 @@ def summary(lines: Lines, best: float, unit: float) -> dict[str, Any]:
     return row
 
 
+def lost_by_key(lines: Lines, surrogate: Surrogate) -> dict[str, float]:
+    """How much better the pick would be, in the mean, with the best value of one key and the others as they are."""
+    shares = np.linspace(0, 1, 49)
+    lost = {}
+    for place, key in enumerate(KEYS):
+        values = np.linspace(0, 1, len(BATCH_SIZES)) if key == "batch_size" else shares
+        gains = []
+        for line in lines:
+            around = np.tile(line["point"], (len(values), 1))
+            around[:, place] = values
+            gains.append(float(surrogate.probe(around).max()) - line["probe"])
+        lost[key] = round(max(0.0, float(np.mean(gains))), 4)
+    return lost
+
+
 def cost_of_quality(curve: Sequence[float | None], regret: float) -> float | None:
     """The cost on the grid from which a mean anytime curve stays at or below a regret; None where it does not."""
     held = None
@@ -91,7 +106,7 @@ def compare(lines: Lines, surrogate: Surrogate) -> dict[str, Any]:
     order = list(STRATEGIES)
     rows, curves = [], {}
     for (name, budget), own in sorted(groups.items(), key=lambda group: (order.index(group[0][0]), group[0][1])):
-        rows.append(summary(own, best, unit))
+        rows.append(summary(own, best, unit) | {"lost_by_key": lost_by_key(own, surrogate)})
         curves[f"{name} ({budget})"] = anytime(own, best, unit)
     found: dict[str, Any] = {"best_probe": round(best, 4), "training_seconds": round(unit, 1), "searches": rows}
     whole = next((row for row in rows if row["strategy"] == YARDSTICK), None)
