@@ -9,7 +9,7 @@ PYTHON312 ?= python3.12
 QUICK := -m "not slow"
 ONE_SEARCH := tests/cli/test_tune.py -k contracts_folder
 
-.PHONY: setup demo test test-quick test-oldest test-python312 soak lint types bench bench-gpu bench-setup clean
+.PHONY: setup demo test test-quick test-oldest test-python312 soak lint types bench bench-replay bench-gpu bench-setup clean
 
 setup: $(READY)
 
@@ -59,8 +59,7 @@ types: setup
 	$(BIN)/mypy
 
 # What is claimed of speed and memory, side by side with peers, on the machine's processors: best left alone meanwhile.
-# Results are appended in benchmarks/results/. Replays of recorded curves (benchmarks/replay.py) are the same on every
-# machine and no part of it.
+# Results are appended in benchmarks/results/.
 bench: bench-setup
 	$(BIN)/python benchmarks/trial_start.py
 	$(BIN)/python benchmarks/augmentation.py
@@ -70,7 +69,12 @@ bench: bench-setup
 	$(BIN)/python benchmarks/many_images.py
 	$(BIN)/python benchmarks/concurrent_trials.py
 
-# The same on a GPU; ends at once where there is none. CIFAR: a folder with train/<class>/ and test/<class>/.
+# Searches replayed on recorded curves, in virtual time: the same on every machine. Goes on where it was stopped.
+bench-replay: setup
+	$(BIN)/python benchmarks/replay.py run --scratch replay
+	$(BIN)/python benchmarks/replay.py table --scratch replay
+
+# What needs a GPU; ends at once where there is none. CIFAR: a folder with train/<class>/ and test/<class>/.
 CIFAR ?= cifar
 bench-gpu: bench-setup
 	$(BIN)/python benchmarks/throughput.py --gpu --check-syncs

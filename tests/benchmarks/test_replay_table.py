@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
-from replay_table import GRID, anytime, cheapest, cost_of_quality, mean_and_error, summary
+from replay_table import GRID, anytime, cheapest, cost_of_quality, lost_by_key, mean_and_error, summary
 
 
 def line(moments: list[list[float]], probe: float, **more: Any) -> dict[str, Any]:
@@ -46,3 +47,17 @@ def test_means_have_their_standard_error() -> None:
     row = summary(lines, best=0.5, unit=10.0)
     assert (row["regret"], row["cost"], row["clear_share"]) == (0.08, 3.0, 0.5)
     assert row["gain_over_defaults"] == pytest.approx(0.07)
+
+
+def test_the_loss_by_key_is_what_its_best_value_would_add() -> None:
+    class Known:
+        """A probe that depends on the learning rate alone, best at a share of a quarter."""
+
+        @staticmethod
+        def probe(x: np.ndarray) -> np.ndarray:
+            return 0.5 - np.abs(x[:, 0] - 0.25)
+
+    lines = [{"point": [0.75, 0.1, 0.0, 0.5, 0.5], "probe": 0.0}, {"point": [0.25, 0.9, 1.0, 0.5, 0.5], "probe": 0.5}]
+    lost = lost_by_key(lines, Known())  # type: ignore[arg-type]
+    assert lost["lr"] == pytest.approx(0.25)
+    assert [lost[key] for key in lost if key != "lr"] == [0.0] * 4
