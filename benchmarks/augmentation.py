@@ -52,7 +52,7 @@ RESULTS = record.RESULTS / "augmentation.json"
 JITTER = (0.4, 0.4, 0.4, 0.1)
 # An image is packed at 8/7 of the input size, as for training.
 PACKED = 8 / 7
-WORKERS = max(2, min(16, os.cpu_count() or 1))  # loader processes of a peer
+WORKERS = max(2, min(16, len(os.sched_getaffinity(0))))  # loader processes of a peer
 STEP_GOAL = 0.05  # of a training step, on a GPU
 Run = Callable[[], None]
 Row = dict[str, Any]

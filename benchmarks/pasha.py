@@ -2,6 +2,9 @@
 
 Trials end at a ceiling, at first the second rung. It rises by a rung whenever the ranking of the trials that reached
 the two highest rungs differs between these two, by more than the noise of the curves. Per stage: each starts anew.
+
+Unlike the paper's, a trial that ended at a ceiling is over: it does not go on when the ceiling rises. And the noise is
+that of single evaluations, while what is ranked are means of three.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ Runs the project's own search code (conductor, sampler, early stopping, confirma
 Ray's OptunaSearch and Ray's ASHA as they are shipped, two trials side by side. An epoch costs what it cost when the
 curves of `results/learning_curves.jsonl` were recorded; `surrogate.py` answers between the recorded configurations. The
 cost of the project's searches includes the baseline and the confirmation with fresh seeds; the others have neither.
-Regret: the linear-probe accuracy of the best configuration of the space minus that of the one that the search gives.
+Regret: the linear-probe accuracy of the best configuration of the space minus that of the best that the search found
+(best.yaml keeps the defaults where a search finds no gain; that is not counted here).
 
     python benchmarks/replay.py run --scratch replay      # appends to replay/cifar-long.jsonl; may be repeated
     python benchmarks/replay.py table --scratch replay    # writes results/replay.json and docs/pictures/replay.png
@@ -132,7 +133,7 @@ class OwnSearch:
         return self._surrogate.point({key: get_key(mapping, key) for key in KEYS})
 
     def pick(self) -> np.ndarray | None:
-        """What best.yaml would hold: the candidate, as the gain over the defaults is not the question here."""
+        """The best of what was searched. best.yaml holds the defaults instead where the gain is none."""
         if self.conductor.done:
             outcome = decide(self.conductor)
             assert outcome is not None
@@ -217,7 +218,10 @@ def memory_folder() -> str | None:
 
 
 def let_the_journal_be() -> None:
-    """What a search costs in virtual time does not include its journal's way to the disk, nor waiting for others."""
+    """What a search costs in virtual time does not include its journal's way to the disk, nor waiting for others.
+
+    For a process that does nothing but replay: it holds for all journals in it.
+    """
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
     study._JournalLock.acquire = lambda self: True  # type: ignore[method-assign]
     study._JournalLock.release = lambda self: None  # type: ignore[method-assign]
@@ -234,7 +238,6 @@ def surrogate_of(name: str, objective: str) -> Surrogate:
 def replay_one(name: str, objective: str, strategy: str, trials: int, seed: int) -> dict[str, Any]:
     """A line of the scratch file."""
     warnings.filterwarnings("ignore")  # length scales at their bounds: a key that hardly matters
-    let_the_journal_be()
     surrogate, (metric, _), chosen = surrogate_of(name, objective), SCORES[objective], STRATEGIES[strategy]
     search = own_search if chosen.space is not None else peer_search
     found = search(surrogate, metric, chosen, trials, seed)
@@ -268,7 +271,7 @@ def run(args: argparse.Namespace) -> None:
     path = args.scratch / f"{args.study}.jsonl"
     done = {identity(line) for line in read_lines(path)}
     waiting = [job for job in planned(args) if job not in done]
-    with ProcessPoolExecutor(args.processes) as pool, path.open("a") as file:
+    with ProcessPoolExecutor(args.processes, initializer=let_the_journal_be) as pool, path.open("a") as file:
         for number, line in enumerate(pool.map(replay_one, *zip(*waiting, strict=True)), start=1) if waiting else ():
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
             file.flush()

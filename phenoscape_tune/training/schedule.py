@@ -32,9 +32,11 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     # On a CPU torch otherwise goes over the weights operation by operation: 3 to 6 times as slow for AdamW. On a GPU it
-    # takes many tensors at once by itself; its fused step there refuses gradients whose strides are not the weights',
-    # which a compiled network has (pytorch/pytorch#126585).
-    fused = True if all(p.device.type == "cpu" for p in (*decayed, *plain)) else None
+    # takes many tensors at once by itself. A fused step pairs weights and gradients as they lie in memory: where the
+    # gradients of a compiled network have other strides it is refused on a GPU (pytorch/pytorch#126585), and is wrong
+    # on a CPU without a word.
+    on_cpu = all(p.device.type == "cpu" for p in (*decayed, *plain))
+    fused = True if on_cpu and not config.compile else None
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
     if config.optimizer == "lars":
@@ -57,6 +59,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
         if "fused" in group:
             group["fused"] = fused
     optimizer.load_state_dict({**state, "param_groups": groups})
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            # A fused step takes both as they lie in memory, and a checkpoint may be of another layout.
+            tensor = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+            if tensor and value.stride() != parameter.stride():
+                held[name] = torch.empty_like(parameter).copy_(value)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

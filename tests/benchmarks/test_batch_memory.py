@@ -37,7 +37,7 @@ def test_each_way_tells_its_peak_and_the_share_of_the_views() -> None:
     views = {way: found["views_mib"] for way, found in told.items()}
     # 64 views of 3 x 32 x 32 float32 are 0.75 MiB, 8 of them 0.09.
     assert views == {"ours": 1, "accumulation": 0, "whole batch": 1}
-    assert all(found["peak_mib"] >= 0 and found["seconds"] >= 0 for found in told.values())
+    assert all(found["seconds"] > 0 for found in told.values())
 
 
 def test_a_peer_that_ran_out_of_memory_is_no_ratio() -> None:

@@ -48,7 +48,7 @@ def test_what_is_sparse_is_as_packing_writes_it_but_black(folder: Path, tmp_path
     assert (black.shape, black.dtype) == (real.shape, real.dtype)
     assert real.any()
     assert not black.any()
-    assert many_images.measure_opening(folder, tmp_path / "sparse", repeats=1)["seconds"]
+    assert min(many_images.measure_opening(folder, tmp_path / "sparse", repeats=1)["seconds"]) > 0
 
 
 def test_opening_does_not_pack(folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from pasha import PashaConductor, noise, stable
 
@@ -34,13 +33,13 @@ def test_a_ranking_is_stable_where_it_stays() -> None:
 
 
 def test_a_swap_within_the_noise_is_none() -> None:
-    rng = np.random.default_rng(0)
-    alike = [list(0.5 + 0.01 * rng.standard_normal(9)) for _ in range(6)]
-    assert noise(alike) > 0
-    apart = [list(0.1 + 0.01 * rng.standard_normal(9)), *alike]
-    assert stable(apart, 3, 9, 1) == stable(apart, 3, 9, -1)
-    far = [[0.1] * 3 + [0.9] * 6, *alike]
-    assert not stable(far, 3, 9, 1)
+    one, other = [0.50, 0.53] * 4, [0.53, 0.50] * 4  # means of the last three: 0.51 and 0.52, then 0.52 and 0.51
+    assert noise([one, other]) == pytest.approx(0.03)
+    assert stable([one, other], 3, 8, 1)
+    # The same swap of curves that cross once only is one.
+    assert not stable([[0.51] * 3 + [0.52] * 5, [0.52] * 3 + [0.51] * 5], 3, 8, 1)
+    # A swap by more than the noise, too.
+    assert not stable([[0.1] * 3 + [0.9] * 5, one, other], 3, 8, 1)
 
 
 def search(folder: Path, swapping: bool) -> PashaConductor:

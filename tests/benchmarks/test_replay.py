@@ -64,7 +64,7 @@ def test_replays_are_added_to_the_file_and_not_repeated(tmp_path: Path, monkeypa
 class InThisProcess:
     """The pool's interface without its processes, which would fit the surrogate anew."""
 
-    def __init__(self, processes: int) -> None: ...
+    def __init__(self, processes: int, initializer: object) -> None: ...  # which would hold for all tests after
 
     def __enter__(self) -> InThisProcess:
         return self

@@ -124,3 +124,44 @@ def test_a_checkpoint_does_not_bring_how_the_step_is_computed(name: str, theirs:
 def test_on_another_device_torch_chooses_how_the_step_is_computed() -> None:
     groups = build_optimizer(config(optimizer="adamw"), layers(0).to("meta")).param_groups
     assert [group["fused"] for group in groups] == [None, None]
+
+
+def test_a_compiled_network_s_step_is_not_taken_in_one_go() -> None:
+    # Its gradients may lie in memory otherwise than its weights, which a fused step on a CPU does not notice.
+    groups = build_optimizer(config(optimizer="adamw", compile=True), layers(0)).param_groups
+    assert [group["fused"] for group in groups] == [None, None]
+
+
+def convolution(layout: torch.memory_format) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Conv2d(4, 6, 3).to(memory_format=layout)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_checkpoint_of_another_memory_layout_is_taken_rightly(name: str) -> None:
+    c = config(optimizer=name, lr=0.01)
+    plain, ours = convolution(torch.contiguous_format), convolution(torch.channels_last)
+    theirs = build_optimizer(c, plain)
+    step(plain, theirs, 0)
+    ours.load_state_dict(plain.state_dict())
+    loaded = build_optimizer(c, ours)
+    load_optimizer(loaded, copy.deepcopy(theirs.state_dict()))
+    step(plain, theirs, 1)
+    step(ours, loaded, 1)
+    for a, b in zip(plain.parameters(), ours.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_real_gradients_lie_as_their_weights_do() -> None:
+    # What the fused step on a CPU takes for granted.
+    from phenoscape_tune.model import build_encoder
+    from phenoscape_tune.nt_xent import nt_xent
+
+    c = config(backbone="test_resnet", input_size=32)
+    encoder = build_encoder(c, 3, [0.5] * 3, [0.25] * 3).to(memory_format=torch.channels_last).train()
+    _, z = encoder(torch.rand(8, 3, 32, 32).contiguous(memory_format=torch.channels_last))
+    nt_xent(z, 0.1).backward()
+    for parameter in encoder.parameters():
+        assert parameter.grad is not None
+        if min(parameter.shape) > 1:  # of a dimension of one, the stride says nothing
+            assert parameter.grad.stride() == parameter.stride()
