@@ -61,12 +61,6 @@ def make_views(rows: int, size: int, device: torch.device) -> Tensor:
     return views.uniform_()
 
 
-def resident_mib(key: str) -> float:
-    """`VmHWM` (peak) or `VmRSS` (now) of this process (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-
-
 def accumulate(encoder: Encoder, views: Callable[[], Tensor], parts: int, temperature: float, autocast: Any) -> None:
     """Plain gradient accumulation: a forward and a backward pass for each micro-batch, with a loss of its own."""
     encoder.zero_grad(set_to_none=True)
@@ -92,7 +86,7 @@ def measure(way: str, args: argparse.Namespace, device: torch.device) -> Measure
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated() / MIB if on_gpu else resident_mib("VmRSS")
+    before = (torch.cuda.memory_allocated() if on_gpu else record.process_memory("VmRSS")) / MIB
     gradient_step = GradientStep(encoder, config)
     held = make_views(2 * args.batch, args.size, device) if way != "accumulation" else None
 
@@ -117,7 +111,7 @@ def measure(way: str, args: argparse.Namespace, device: torch.device) -> Measure
         if not is_out_of_memory(error):
             raise
         return {"way": way, "failed": OUT_OF_MEMORY}
-    peak = torch.cuda.max_memory_allocated() / MIB if on_gpu else resident_mib("VmHWM")
+    peak = (torch.cuda.max_memory_allocated() if on_gpu else record.process_memory("VmHWM")) / MIB
     rows = 2 * (args.micro if way == "accumulation" else args.batch)
     views = rows * 3 * args.size**2 * 4 / MIB
     told = {"way": way, "before_mib": round(before), "peak_mib": round(peak - before), "views_mib": round(views)}

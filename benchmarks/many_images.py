@@ -57,23 +57,17 @@ def write_folder(folder: Path, count: int) -> None:
             os.link(distinct[number % DISTINCT], path)
 
 
-def memory(key: str = "VmRSS") -> int:
-    """Memory of this process in bytes (Linux): VmRSS what it holds, VmHWM the most that it held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
-
-
 @contextmanager
 def watched(found: dict[str, Any], images: int) -> Iterator[None]:
     """Adds seconds, processor_seconds, and the bytes an image that are held and were held at most beyond before."""
     Path("/proc/self/clear_refs").write_text("5")  # the most held is counted from here
-    before, started, cpu = memory(), time.perf_counter(), time.process_time()
+    before, started, cpu = record.process_memory(), time.perf_counter(), time.process_time()
     yield
     found["seconds"] = time.perf_counter() - started
     found["processor_seconds"] = time.process_time() - cpu
-    found["bytes_an_image"] = round((memory() - before) / images)
-    found["peak_bytes_an_image"] = round((memory("VmHWM") - before) / images)
-    found["peak_mib"] = round(memory("VmHWM") / 2**20)
+    found["bytes_an_image"] = round((record.process_memory() - before) / images)
+    found["peak_bytes_an_image"] = round((record.process_memory("VmHWM") - before) / images)
+    found["peak_mib"] = round(record.process_memory("VmHWM") / 2**20)
 
 
 def timed(module: Any, name: str, into: dict[str, float]) -> Any:

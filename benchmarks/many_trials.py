@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -39,11 +38,6 @@ def trivial_trial(task: dict[str, Any]) -> None:
             tune.report({"epoch": epoch, "objective": best + epoch / 100, "seconds": 0.0})
 
     run_in_process(train, task["name"])
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in use now (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def measure(trials: int) -> dict[str, Any]:
@@ -80,11 +74,11 @@ def measure(trials: int) -> dict[str, Any]:
         })  # fmt: skip
         plan = make_plan(space, build_config({"warmup_epochs": 0}), EPOCHS, folder, METRICS["knn_accuracy"])
         conductor = Timed(plan, Study(folder / "study.journal", space.parameters, seed=0))
-        before, cpu_before = resident_bytes(), time.process_time()
+        before, cpu_before = record.process_memory(), time.process_time()
         with Display(conductor, quiet=True, concurrent=1) as display:
             done = run_search(conductor, display, concurrent=1, cpus=1, gpus=0.0, trial=trivial_trial)
         ended, cpu = time.perf_counter(), time.process_time()
-        after = resident_bytes()
+        after = record.process_memory()
         records = conductor.records()
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         journal = (folder / "study.journal").stat().st_size

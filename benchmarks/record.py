@@ -105,6 +105,12 @@ def told(ratios: Iterable[float], digits: int = 2) -> str:
     return f"{found['median']:.{digits}f} ({found['least']:.{digits}f} to {found['most']:.{digits}f})"
 
 
+def process_memory(key: str = "VmRSS") -> int:
+    """Memory of this process in bytes (Linux): VmRSS what it holds, VmHWM the most that it held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
 def installed(name: str) -> bool:
     """Whether a contestant can be imported; says how to get it where not. Ours always can."""
     if name == "ours" or importlib.util.find_spec(name) is not None:

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config_text import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,6 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import (
     load_config,
     merge,
-    parse_overrides,
     set_key,
     shipped_folder,
 )
@@ -20,16 +20,6 @@ from phenoscape_tune.yaml_file import load_mapping, parse_scalar
 
 GUIDE = (Path(__file__).parent / "training-guide.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
-
-
-def write(folder: Path, text: str, name: str = "my.yaml") -> Path:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def load_text(folder: Path, text: str, *overrides: str) -> TrainConfig:
-    return load_config(str(write(folder, text)), parse_overrides(overrides))
 
 
 def refusal(values: dict[str, Any]) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from config_text import load_text, write
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import (
     find_file,
@@ -21,16 +22,6 @@ from phenoscape_tune.layers import (
     set_key,
     shipped_folder,
 )
-
-
-def write(folder: Path, text: str, name: str = "my.yaml") -> Path:
-    path = folder / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def load_text(folder: Path, text: str, *overrides: str) -> TrainConfig:
-    return load_config(str(write(folder, text)), parse_overrides(overrides))
 
 
 def test_a_missing_configuration_names_the_shipped_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

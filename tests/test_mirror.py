@@ -65,18 +65,23 @@ def test_a_version_that_waits_is_superseded_and_none_overtakes_another(local: Pa
     assert (tmp_path / "remote" / "last.ckpt").read_text() == "epoch 5"
 
 
+def put_until_it_is_said(mirror: Mirror, storage: Slow, local: Path, said: list[str]) -> None:
+    """A checkpoint that a broken storage does not take, up to the line that says so."""
+    storage.goes_on.set()
+    storage.broken = True
+    (local / "last.ckpt").write_text("epoch 1")
+    mirror.put("last.ckpt")
+    while not said:
+        time.sleep(0.01)
+
+
 def test_uploads_that_fail_are_tried_again_and_said_once_and_at_the_end(
     local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("phenoscape_tune.mirror.WAITS", (0.01, 0.01))
     storage, said = Slow(tmp_path / "remote"), []
-    storage.goes_on.set()
-    storage.broken = True
-    (local / "last.ckpt").write_text("epoch 1")
     with Mirror(storage, local, said.append) as mirror:
-        mirror.put("last.ckpt")
-        while not said:
-            time.sleep(0.01)
+        put_until_it_is_said(mirror, storage, local, said)
         assert storage.tried == 3
         mirror.put("last.ckpt")
     assert len(said) == 2
@@ -87,13 +92,8 @@ def test_uploads_that_fail_are_tried_again_and_said_once_and_at_the_end(
 def test_what_arrives_later_is_not_said_to_lack(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("phenoscape_tune.mirror.WAITS", (0.01, 0.01))
     storage, said = Slow(tmp_path / "remote"), []
-    storage.goes_on.set()
-    storage.broken = True
-    (local / "last.ckpt").write_text("epoch 1")
     with Mirror(storage, local, said.append) as mirror:
-        mirror.put("last.ckpt")
-        while not said:
-            time.sleep(0.01)
+        put_until_it_is_said(mirror, storage, local, said)
         storage.broken = False
         mirror.put("last.ckpt")
         mirror.put("gone.ckpt")  # removed before its turn came

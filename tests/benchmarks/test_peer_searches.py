@@ -6,14 +6,9 @@ import pytest
 from optuna.trial import TrialState
 from peer_searches import PeerSearch
 from replay import Clock
-from surrogate import Surrogate, read_rows
+from surrogate import Surrogate
 
 ASHA = {"grace_period": 3, "reduction_factor": 3}
-
-
-@pytest.fixture(scope="module")
-def known() -> Surrogate:
-    return Surrogate("cifar-long", read_rows("cifar-long")[:24], ("knn",))
 
 
 def test_random_search_runs_every_trial_to_its_end(known: Surrogate) -> None:

@@ -10,14 +10,9 @@ import numpy as np
 import pytest
 import replay
 from replay import SCORES, STRATEGIES, own_search, peer_search
-from surrogate import Surrogate, read_rows
+from surrogate import Surrogate
 
 METRIC = SCORES["knn_accuracy"][0]
-
-
-@pytest.fixture(scope="module")
-def known() -> Surrogate:
-    return Surrogate("cifar-long", read_rows("cifar-long")[:24], ("knn",))
 
 
 @pytest.mark.parametrize("name", [name for name, strategy in STRATEGIES.items() if strategy.space is not None])

@@ -7,17 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import surrogate
-from surrogate import KEYS, Process, Surrogate, fit_curves, read_rows
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[dict[str, Any]]:
-    return read_rows("cifar-long")[:24]
-
-
-@pytest.fixture(scope="module")
-def known(rows: list[dict[str, Any]]) -> Surrogate:
-    return Surrogate("cifar-long", rows, ("knn",))
+from surrogate import KEYS, Process, Surrogate, fit_curves
 
 
 def test_a_process_predicts_a_smooth_function_between_its_points() -> None:

@@ -1,0 +1,19 @@
+"""What the benchmarks' tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from surrogate import Surrogate, read_rows
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, Any]]:
+    """A quarter of the recorded runs: enough to fit in a second."""
+    return read_rows("cifar-long")[:24]
+
+
+@pytest.fixture(scope="session")
+def known(rows: list[dict[str, Any]]) -> Surrogate:
+    return Surrogate("cifar-long", rows, ("knn",))
