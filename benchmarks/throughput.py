@@ -21,8 +21,9 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ Epoch = Callable[[], Measured]  # trains for some time; images_per_second and wh
 CPU_GOALS = {"bare": 0.92, "lightly, same precision": 1.15, "lightly, fp32": 1.7}
 GPU_GOALS = {"bare": 0.95, "lightly, same precision": 3.0, "lightly, fp32": 3.0}
 UTILISATION_GOAL = 0.95
+CLASSES = 4
 SECONDS = 4.0  # an epoch that is shorter is followed by more
 SYNCHRONISES = "called a synchronizing CUDA operation"
 
@@ -69,11 +71,16 @@ ON_GPU = tuple(Setting(name, 224, 256, 8192, 16) for name in ("resnet18", "resne
 
 def write_images(folder: Path, count: int, side: int) -> None:
     """JPEG files of smooth random colours, as large as a photograph's thumbnail."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        (folder / f"{i % 4}").mkdir(parents=True, exist_ok=True)
-        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-        coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i % 4}" / f"{i:05d}.jpg", quality=90)
+    for part in range(CLASSES):
+        (folder / f"{part}").mkdir(parents=True, exist_ok=True)
+
+    def write(number: int) -> None:
+        colours = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        image = Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC)
+        image.save(folder / f"{number % CLASSES}" / f"{number:05d}.jpg", quality=90)
+
+    with ThreadPoolExecutor() as pool:
+        deque(pool.map(write, range(count)), maxlen=0)
 
 
 def waited(device: torch.device) -> float:
