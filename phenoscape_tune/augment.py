@@ -172,22 +172,26 @@ class TwoViews:
         out = torch.empty(views, B, C, s, s, device=images.device)
         spectra, unit = parameters.spectra, 1 / FULL_SCALE[images.dtype]
         # A trainer may call this under autocast, whose half precision would lose the last bits of 8-bit images.
-        p = parameters
+        p, numbers = parameters, torch.arange(views * B).view(views, B)
         with torch.autocast(images.device.type, enabled=False):
             maps = colour_maps(p.jitter, p.factors, p.hue, p.order, p.gray)
             before, after, turns = (send(m, images.device).unflatten(0, (views, B)) for m in maps)
-            for rows in _slices(B, views * C * xs.shape[-1] ** 2, images.device):
+            slices = _slices(B, views * C * xs.shape[-1] ** 2, images.device)
+            # All views at once where they fit: a GPU has half as many kernels to be sent.
+            together = [slice(0, views)] if len(slices) == 1 else [slice(v, v + 1) for v in range(views)]
+            for rows in slices:
                 sampled = _sample(images[rows], xs[rows], ys[rows], s)  # (b, C, views, s, s) in 0…full scale
-                for v in range(views):
-                    view = torch.mul(sampled[:, :, v], unit, out=out[v, rows])  # (b, C, s, s)
+                for v in together:
+                    view = out[v, rows].flatten(0, 1)  # (n, C, s, s), not a copy
+                    torch.mul(sampled[:, :, v].permute(2, 0, 1, 3, 4), unit, out=out[v, rows])
                     if rgb is not None:
-                        colours = colours_of(view, rgb)  # (b, 3, s, s)
+                        colours = colours_of(view, rgb)  # (n, 3, s, s)
                         if jitters:
-                            mix(colours, before[v, rows])
-                            turn_hue(colours, turns[v, rows])
-                        mix(colours, after[v, rows])
+                            mix(colours, before[v, rows].flatten(0, 1))
+                            turn_hue(colours, turns[v, rows].flatten())
+                        mix(colours, after[v, rows].flatten(0, 1))
                         put_back(view, rgb, colours)
-                    relight(view, spectra.take(torch.arange(B)[rows] + v * B), self.channels.uv)
+                    relight(view, spectra.take(numbers[v, rows].flatten()), self.channels.uv)
         out = out.flatten(0, 1)  # (views·B, C, s, s)
         _blur(out, parameters.sigma, parameters.blur, max(1, int(self.kernel_size * s) // 2))
         degrade(out, spectra, self.fill)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Chain = np.ndarray  # float64 (3, N): a, g and e of `colour_maps`, for N views
+
 # ITU-R BT.601 luma as torchvision rounds it, so that greyscale, contrast and saturation agree to the last digit.
 GREY_SHARES = (0.2989, 0.587, 0.114)
+GREY_TWICE = sum(GREY_SHARES)  # making grey what is grey: (sum of shares) times as much
 HUE = 3  # a step's number in `order`, after brightness, contrast and saturation
 
 
@@ -20,22 +24,44 @@ def colour_maps(
     A map is A and E, float32 (N, 2, 3, 3), of rgb ↦ A·rgb + E·(mean rgb). Brightness f: f·rgb. Saturation f: f·rgb +
     (1−f)·grey. Contrast f: f·rgb + (1−f)·mean(grey), where the mean within a chain is a linear map of that at its
     start. Greyscale comes last.
+
+    With G the 3×3 matrix that makes an image grey, every step, and so every chain of them, is A = a·I + g·G and E =
+    e·G: chains are composed by these three numbers a view, which costs a host that drives a GPU a tenth of what
+    products of matrices do.
     """
     N = len(hue)
-    b, c, s = torch.where(jitter, factors, 1.0)[..., None, None]  # (N, 1, 1) each
-    one, zero, to_gray = (m.expand(N, 3, 3) for m in (torch.eye(3), torch.zeros(3, 3), torch.tensor([GREY_SHARES] * 3)))
-    steps = torch.stack((b * one, c * one, s * one + (1 - s) * to_gray, one), dim=1)  # (N, 4, 3, 3)
-    pulls = torch.stack((zero, (1 - c) * to_gray, zero, zero), dim=1)  # towards the mean
-    identity = torch.stack((one, zero), dim=1)  # (N, 2, 3, 3)
-    before = after = identity
-    for kind in order.unbind(1):
-        step, pull = steps[torch.arange(N), kind], pulls[torch.arange(N), kind]
-        direct, of_mean = after.unbind(1)
-        after = torch.stack((step @ direct, step @ of_mean + pull @ (direct + of_mean)), dim=1)
-        turning = (kind == HUE).view(N, 1, 1, 1)
-        before, after = torch.where(turning, after, before), torch.where(turning, identity, after)
-    after = torch.where(gray.view(N, 1, 1, 1), to_gray[:, None] @ after, after)
-    return before, after, torch.where(jitter, hue, 0.0)
+    b, c, s = np.where(jitter.numpy(), factors.numpy().astype(np.float64), 1.0)  # (N,) each
+    one, zero = np.ones(N), np.zeros(N)
+    # (3, 4, N): a, g and e of brightness, contrast, saturation, and of the hue step, which ends a chain.
+    steps = np.array(((b, c, s, one), (zero, zero, 1 - s, zero), (zero, 1 - c, zero, zero)))
+    views = np.arange(N)
+    before = after = identity = np.array((one, zero, zero))  # (3, N)
+    for kind in order.numpy().T:
+        after = _then(steps[:, kind, views], after)
+        turning = kind == HUE
+        before, after = np.where(turning, after, before), np.where(turning, identity, after)
+    grey = gray.numpy().astype(np.float64)
+    after = _then(np.array((1 - grey, grey, zero)), after)
+    return _matrices(before), _matrices(after), torch.where(jitter, hue, 0.0)
+
+
+def _then(step: Chain, chain: Chain) -> Chain:
+    """`step` after `chain`."""
+    (a, g, e), (a0, g0, e0) = step, chain
+    return np.array(
+        (
+            a * a0,
+            a * g0 + g * (a0 + GREY_TWICE * g0),
+            a * e0 + GREY_TWICE * g * e0 + e * (a0 + GREY_TWICE * (g0 + e0)),
+        )
+    )
+
+
+def _matrices(chain: Chain) -> Tensor:
+    """A and E, float32 (N, 2, 3, 3)."""
+    maps = chain[1:].T[..., None, None] * np.broadcast_to(np.array(GREY_SHARES), (3, 3))
+    maps[:, 0, range(3), range(3)] += chain[0][:, None]
+    return torch.from_numpy(maps.astype(np.float32))
 
 
 def colours_of(view: Tensor, rgb: tuple[int, int, int]) -> Tensor:
