@@ -4,22 +4,25 @@ In this order: crop, flip and resize; colour jitter and greyscale of red, green 
 each channel; blur; noise and lost bands. docs/augmentation.md has the formulas.
 
 Parameters are drawn on the CPU by a seeded generator, then applied to many views at once: crop, flip and resize as
-one `grid_sample`; brightness, contrast, saturation and greyscale as 3×3 matrices; blur as shifted sums over the views
-drawn for it. Measured against these on a CPU at 32 to 224 px, and slower: crop and resize as two matrix products a
-view (2.5 to 7 times), blur as a grouped convolution (oneDNN compiles anew for each number of views) or as matrices.
+one `grid_sample`; brightness, contrast, saturation and greyscale as one map of colours before and one after the hue
+(`augment_colour`), on a GPU each a kernel; blur as shifted sums over the views drawn for it, on a GPU as a grouped
+convolution. Measured against these on a CPU at 32 to 224 px, and slower: crop and resize as two matrix products a view
+(2.5 to 7 times), blur as a grouped convolution (oneDNN compiles anew for each number of views) or as matrices.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from phenoscape_tune.augment_checks import check_transforms, meaningless
-from phenoscape_tune.augment_colour import colour_maps, colours_of, mix, put_back, turn_hue
+from phenoscape_tune.augment_colour import colour_maps, colours_of, put_back, recolour
 from phenoscape_tune.augment_spectra import NO_STEPS, NOTHING_DRAWN, Spectra, SpectralParameters, degrade, relight, send
 from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.transforms import TransformsConfig, scaled
@@ -51,6 +54,8 @@ class ViewParameters:
 
     def share(self, part: int, parts: int, views: int = 2) -> ViewParameters:
         """What was drawn for one of `parts` equal runs of the images, `part` counting from 0."""
+        if parts == 1:
+            return self
         rows = torch.arange(len(self.flip)).view(views, parts, -1)[:, part].flatten()
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "spectra"}
         last = ("box", "factors")  # the images are their last dimension
@@ -174,8 +179,7 @@ class TwoViews:
         # A trainer may call this under autocast, whose half precision would lose the last bits of 8-bit images.
         p, numbers = parameters, torch.arange(views * B).view(views, B)
         with torch.autocast(images.device.type, enabled=False):
-            maps = colour_maps(p.jitter, p.factors, p.hue, p.order, p.gray)
-            before, after, turns = (send(m, images.device).unflatten(0, (views, B)) for m in maps)
+            maps = send(colour_maps(p.jitter, p.factors, p.hue, p.order, p.gray), images.device).view(views, B, -1)
             slices = _slices(B, views * C * xs.shape[-1] ** 2, images.device)
             # All views at once where they fit: a GPU has half as many kernels to be sent.
             together = [slice(0, views)] if len(slices) == 1 else [slice(v, v + 1) for v in range(views)]
@@ -186,10 +190,7 @@ class TwoViews:
                     torch.mul(sampled[:, :, v].permute(2, 0, 1, 3, 4), unit, out=out[v, rows])
                     if rgb is not None:
                         colours = colours_of(view, rgb)  # (n, 3, s, s)
-                        if jitters:
-                            mix(colours, before[v, rows].flatten(0, 1))
-                            turn_hue(colours, turns[v, rows].flatten())
-                        mix(colours, after[v, rows].flatten(0, 1))
+                        recolour(colours, maps[v, rows].flatten(0, 1), jitters)
                         put_back(view, rgb, colours)
                     relight(view, spectra.take(numbers[v, rows].flatten()), self.channels.uv)
         out = out.flatten(0, 1)  # (views·B, C, s, s)
@@ -264,15 +265,24 @@ def _sampling_points(parameters: ViewParameters, images: Tensor, size: int) -> t
     """Columns and rows that the views read, in grid_sample's [-1, 1]: float32 (B, views, n), n a multiple of `size`."""
     (batch, _, height, width), device = images.shape, images.device
     n = size * max(1, math.ceil(max(height, width) / (size * UNFILTERED_DOWNSCALE)))
-    drawn = torch.cat((parameters.box, parameters.flip[None])).float()  # (5, N)
-    top, left, h, w, flip = send(drawn.view(5, -1, batch).mT.contiguous(), device)[..., None]  # (B, views, 1) each
-    share = (torch.arange(n, device=device) + 0.5) / n
-    columns = left + w * torch.where(flip > 0, 1 - share, share) - 0.5  # (B, views, n), whole at a pixel's centre
-    rows = top + h * share - 0.5
-    # A crop is cut out before it is resized: its border does not see the pixels beyond it.
-    columns = torch.minimum(torch.maximum(columns, left), left + w - 1)
-    rows = torch.minimum(torch.maximum(rows, top), top + h - 1)
-    return (2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1
+    extent = np.array((width, height))[:, None]
+    first, length = parameters.box.numpy()[[[1, 0], [3, 2]]]  # (2, N) each: of columns, of rows, in pixels
+    flipped = np.stack((parameters.flip.numpy(), np.zeros(len(parameters.flip), bool)))
+    # On a line from one end of the crop to the other; a crop is cut out before it is resized, so that its border does
+    # not see the pixels beyond it. Pixel p's centre stands at (2p + 1) / extent − 1.
+    line = np.stack((first + flipped * length, np.where(flipped, -length, length))) * 2.0 / extent
+    ends = (2.0 * np.stack((first, first + length - 1)) + 1) / extent
+    numbers = np.concatenate((line - [[[1]], [[0]]], ends - 1)).astype(np.float32)  # (4, 2, N)
+    drawn = send(torch.from_numpy(numbers).unflatten(2, (-1, batch)).mT.contiguous(), device)[..., None]
+    start, slope, lowest, highest = drawn  # (2, B, views, 1) each
+    points = torch.clamp(torch.addcmul(start, slope, _shares(n, device)), lowest, highest)
+    return points[0], points[1]
+
+
+@functools.cache
+def _shares(n: int, device: torch.device) -> Tensor:
+    """The middles of n equal parts of 0 … 1, (n,)."""
+    return (torch.arange(n, device=device) + 0.5) / n
 
 
 def _sample(images: Tensor, xs: Tensor, ys: Tensor, size: int) -> Tensor:
@@ -301,13 +311,31 @@ def _blur(images: Tensor, sigma: Tensor, chosen: Tensor, radius: int) -> None:
         offsets = torch.arange(-reach, reach + 1)[:, None]
         # Each kernel ends at its own reach, so that a view does not depend on which others are in its block.
         taps = torch.exp(-0.5 * (offsets / widths) ** 2) * (offsets.abs() <= (BLUR_REACH * widths).ceil())
-        taps = send(taps / taps.sum(0), images.device)[..., None, None, None]  # (2·reach+1, n, 1, 1, 1)
+        taps = send(taps / taps.sum(0), images.device)  # (2·reach+1, n)
         rows = send(chosen_rows[block], images.device)
         padded = F.pad(images.index_select(0, rows), (reach,) * 4, mode="reflect")  # (n, C, s+2·reach, s+2·reach)
-        across = padded[..., :s] * taps[0]
-        for d in range(1, len(taps)):
-            across.addcmul_(padded[..., d : d + s], taps[d])
-        blurred = across[:, :, :s] * taps[0]
-        for d in range(1, len(taps)):
-            blurred.addcmul_(across[:, :, d : d + s], taps[d])
+        blurred = (_convolved if images.device.type == "cuda" else _summed)(padded, taps)
         images.index_copy_(0, rows, blurred.clamp_(0, 1))
+
+
+def _convolved(padded: Tensor, taps: Tensor) -> Tensor:
+    """Images (n, C, s+k-1, s+k-1) across and down with kernels (k, n) of their own, one group a channel of an image."""
+    n, C, side, _ = padded.shape
+    k = len(taps)
+    kernels = taps.T.repeat_interleave(C, dim=0)  # (n·C, k)
+    planes = padded.view(1, n * C, side, side)
+    across = F.conv2d(planes, kernels[:, None, None], groups=n * C)
+    return F.conv2d(across, kernels[:, None, :, None], groups=n * C).view(n, C, side - k + 1, side - k + 1)
+
+
+def _summed(padded: Tensor, taps: Tensor) -> Tensor:
+    """The same as shifted sums: on a CPU a grouped convolution would be compiled anew for each number of images."""
+    s = padded.shape[-1] - len(taps) + 1
+    weights = taps[..., None, None, None]  # (k, n, 1, 1, 1)
+    across = padded[..., :s] * weights[0]
+    for d in range(1, len(weights)):
+        across.addcmul_(padded[..., d : d + s], weights[d])
+    down = across[:, :, :s] * weights[0]
+    for d in range(1, len(weights)):
+        down.addcmul_(across[:, :, d : d + s], weights[d])
+    return down

@@ -6,28 +6,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from phenoscape_tune.augment_kernels import fused_kernels
+
 Chain = np.ndarray  # float64 (3, N): a, g and e of `colour_maps`, for N views
 
 # ITU-R BT.601 luma as torchvision rounds it, so that greyscale, contrast and saturation agree to the last digit.
 GREY_SHARES = (0.2989, 0.587, 0.114)
-GREY_TWICE = sum(GREY_SHARES)  # making grey what is grey: (sum of shares) times as much
+GREY_TWICE = sum(GREY_SHARES)  # what making grey does to what is grey
 HUE = 3  # a step's number in `order`, after brightness, contrast and saturation
 
 
-def colour_maps(
-    jitter: Tensor, factors: Tensor, hue: Tensor, order: Tensor, gray: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The colour steps of N views as an affine map, a turn of the hue in HSV (N,), and another affine map.
+def colour_maps(jitter: Tensor, factors: Tensor, hue: Tensor, order: Tensor, gray: Tensor) -> Tensor:
+    """The colour steps of N views as seven numbers each, float32 (N, 7): a map, a turn of the hue, another map.
 
-    Arguments are the fields of `ViewParameters` of these names.
+    Arguments are the fields of `ViewParameters` of these names, on the CPU.
 
-    A map is A and E, float32 (N, 2, 3, 3), of rgb ↦ A·rgb + E·(mean rgb). Brightness f: f·rgb. Saturation f: f·rgb +
-    (1−f)·grey. Contrast f: f·rgb + (1−f)·mean(grey), where the mean within a chain is a linear map of that at its
-    start. Greyscale comes last.
-
-    With G the 3×3 matrix that makes an image grey, every step, and so every chain of them, is A = a·I + g·G and E =
-    e·G: chains are composed by these three numbers a view, which costs a host that drives a GPU a tenth of what
-    products of matrices do.
+    A map is a, g, e of rgb ↦ a·rgb + g·grey + e·mean(grey), with the grey of a pixel in all three channels. Brightness
+    f: f·rgb. Saturation f: f·rgb + (1−f)·grey. Contrast f: f·rgb + (1−f)·mean(grey), where the mean within a chain is
+    a linear map of that at its start. A chain of such maps is one, so that two serve all: what comes before the turn
+    of the hue in HSV, and what comes after. Greyscale comes last. The turn is a share of the circle.
     """
     N = len(hue)
     b, c, s = np.where(jitter.numpy(), factors.numpy().astype(np.float64), 1.0)  # (N,) each
@@ -42,30 +39,19 @@ def colour_maps(
         before, after = np.where(turning, after, before), np.where(turning, identity, after)
     grey = gray.numpy().astype(np.float64)
     after = _then(np.array((1 - grey, grey, zero)), after)
-    return _matrices(before), _matrices(after), torch.where(jitter, hue, 0.0)
+    turns = np.where(jitter.numpy(), hue.numpy(), 0.0)
+    return torch.from_numpy(np.concatenate((before, turns[None], after)).T.astype(np.float32))
 
 
 def _then(step: Chain, chain: Chain) -> Chain:
     """`step` after `chain`."""
     (a, g, e), (a0, g0, e0) = step, chain
-    return np.array(
-        (
-            a * a0,
-            a * g0 + g * (a0 + GREY_TWICE * g0),
-            a * e0 + GREY_TWICE * g * e0 + e * (a0 + GREY_TWICE * (g0 + e0)),
-        )
-    )
-
-
-def _matrices(chain: Chain) -> Tensor:
-    """A and E, float32 (N, 2, 3, 3)."""
-    maps = chain[1:].T[..., None, None] * np.broadcast_to(np.array(GREY_SHARES), (3, 3))
-    maps[:, 0, range(3), range(3)] += chain[0][:, None]
-    return torch.from_numpy(maps.astype(np.float32))
+    direct, of_grey = a * a0, a * g0 + g * (a0 + GREY_TWICE * g0)
+    return np.array((direct, of_grey, a * e0 + GREY_TWICE * g * e0 + e * (a0 + GREY_TWICE * (g0 + e0))))
 
 
 def colours_of(view: Tensor, rgb: tuple[int, int, int]) -> Tensor:
-    """Red, green and blue (b, 3, s, s) of `view` (b, C, s, s): itself where they stand side by side, else a copy."""
+    """Red, green and blue (n, 3, s, s) of `view` (n, C, s, s): itself where they stand side by side, else a copy."""
     first = rgb[0]
     if rgb == (first, first + 1, first + 2):
         return view[:, first : first + 3]
@@ -78,15 +64,33 @@ def put_back(view: Tensor, rgb: tuple[int, int, int], colours: Tensor) -> None:
             view[:, channel] = colour
 
 
+def recolour(colours: Tensor, maps: Tensor, jitters: bool) -> None:
+    """Apply `colour_maps` (n, 7) to colours (n, 3, s, s) in [0, 1], in place, both on one device; clamped to [0, 1]
+    before the hue is turned and at the end. Without `jitters` the first map and the turn are known to do nothing."""
+    before, turns, after = maps[:, :3], maps[:, 3], maps[:, 4:]
+    kernels = fused_kernels(GREY_SHARES) if colours.device.type == "cuda" else None
+    if kernels is not None:
+        if jitters:
+            kernels.mix_and_turn(colours, before, turns)
+        kernels.mix(colours, after)
+        return
+    if jitters:
+        mix(colours, before)
+        turn_hue(colours, turns)
+    mix(colours, after)
+
+
 def mix(colours: Tensor, maps: Tensor) -> None:
-    """Apply maps (b, 2, 3, 3) to `colours` (b, 3, s, s) in place, clamped to [0, 1]."""
-    rgb = colours.flatten(2)  # (b, 3, s·s)
-    mixed = torch.baddbmm(maps[:, 1] @ rgb.mean(2, keepdim=True), maps[:, 0], rgb)
+    """Apply maps a, g, e (n, 3) to `colours` (n, 3, s, s) in place, clamped to [0, 1]."""
+    rgb, to_grey = colours.flatten(2), colours.new_tensor([GREY_SHARES] * 3)  # (n, 3, s·s), (3, 3)
+    a, g, e = (number[:, None, None] for number in maps.unbind(1))
+    own, of_mean = a * torch.eye(3, device=colours.device) + g * to_grey, e * to_grey  # (n, 3, 3) each
+    mixed = torch.baddbmm(of_mean @ rgb.mean(2, keepdim=True), own, rgb)
     torch.clamp(mixed.view_as(colours), 0, 1, out=colours)
 
 
 def turn_hue(colours: Tensor, turns: Tensor) -> None:
-    """Shift the HSV hue of `colours` (b, 3, s, s) by turns (b,), in place."""
+    """Shift the HSV hue of `colours` (n, 3, s, s) by turns (n,), in place."""
     r, g, b = colours.unbind(1)  # (b, s, s) each
     low = torch.minimum(torch.minimum(r, g), b)
     chroma = torch.maximum(torch.maximum(r, g), b).sub_(low)

@@ -68,6 +68,8 @@ class GradientStep:
         self._config = config
         self._recomputes = config.gradient_checkpointing
         self._compiled = config.compile
+        # Module.zero_grad looks for them in each step, which takes a host longer than to forget them.
+        self._parameters = list(encoder.parameters())
         self._fits = False  # whether a step with this micro-batch has gone well
         if self._compiled:
             encoder.compile()
@@ -90,7 +92,7 @@ class GradientStep:
             # A step that fails half-way leaves no trace, so that a resumed run, which fails anew, equals this one. Once
             # a size has gone well that is not worth a copy a step.
             before = None if self._fits else ForwardState(self.encoder, views.device)
-            self.encoder.zero_grad(set_to_none=True)
+            self._forget_gradients()
             try:
                 loss = backpropagate(
                     self.network,
@@ -116,6 +118,10 @@ class GradientStep:
             if before is not None:
                 before.restore()
 
+    def _forget_gradients(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
     def _scale_loss(self, loss: Tensor) -> Tensor:
         return loss if self.scaler is None else self.scaler.scale(loss)
 
@@ -125,7 +131,7 @@ class GradientStep:
         self.encoder._compiled_call_impl = None
 
     def _halve(self, reason: str) -> None:
-        self.encoder.zero_grad(set_to_none=True)
+        self._forget_gradients()
         _free_memory()
         smaller = self.micro_batch // 2
         if not self.automatic or smaller < SMALLEST or ranks.in_group():
