@@ -23,7 +23,7 @@ FLOORS = [
     {"data"},
     {"spectral_stem"},
     {"weights"},
-    {"augment_checks"},
+    {"augment_checks", "augment_kernels"},
     {"augment_colour", "augment_spectra"},
     {"augment", "model", "nt_xent"},
     {"export"},
