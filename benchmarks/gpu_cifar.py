@@ -15,6 +15,7 @@ goes the same way with few images, a tiny network and few epochs, on the CPU: it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import record
+
+from phenoscape_tune.files import write_whole
 
 if TYPE_CHECKING:
     import torch
@@ -74,43 +77,58 @@ def link_part(source: Path, target: Path, most: int) -> Path:
     return target
 
 
-def run_command(script: str, *words: str) -> None:
-    """One of the project's commands. Ends this script with its exit code where that is not 0."""
+def run_command(out: Path, script: str, *words: str) -> float:
+    """One of the project's commands. Ends this script with its exit code where that is not 0.
+
+    Returns the seconds that the command has taken, with what it took before it was interrupted (out/seconds.json).
+    """
     command = [sys.executable, str(HERE.parent / "scripts" / script), *words]
     print("$ python", " ".join([f"scripts/{script}", *words]), flush=True)
-    if code := subprocess.run(command, check=False).returncode:
+    kept = out / "seconds.json"
+    taken = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    before, started = taken.get(script, 0.0), time.monotonic()
+    running = subprocess.Popen(command)
+    code: int | None = None
+    while code is None:  # told every second: this script may itself be ended
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = running.wait(timeout=1)
+        taken[script] = round(before + time.monotonic() - started, 1)
+        write_whole(kept, json.dumps(taken))
+    if code:
         raise SystemExit(code)
+    return float(taken[script])
 
 
 def search(data: Path, folder: Path, size: Size) -> dict[str, Any]:
     """Search, or go on with the search; what it found, and how long all of it took."""
-    started = time.monotonic()
-    if (folder / "search.yaml").is_file():
-        run_command("tune.py", "--resume", "--out", str(folder))
+    if (folder / "summary.json").is_file():  # done before
+        seconds = json.loads((folder.parent / "seconds.json").read_text(encoding="utf-8"))["tune.py"]
+    elif (folder / "search.yaml").is_file():
+        seconds = run_command(folder.parent, "tune.py", "--resume", "--out", str(folder))
     else:
-        run_command(
-            "tune.py", "--space", str(HERE / "gpu_cifar_space.yaml"), "--config", str(HERE / "gpu_cifar.yaml"),
-            "--out", str(folder), "--trials", str(size.trials), "--max-epochs", str(size.trial_epochs),
-            "--hours", f"{size.hours:.4f}", f"data_dir={data}", *size.overrides,
+        seconds = run_command(
+            folder.parent, "tune.py", "--space", str(HERE / "gpu_cifar_space.yaml"),
+            "--config", str(HERE / "gpu_cifar.yaml"), "--out", str(folder),
+            "--trials", str(size.trials), "--max-epochs", str(size.trial_epochs), "--hours", f"{size.hours:.4f}",
+            f"data_dir={data}", *size.overrides,
         )  # fmt: skip
-    seconds = time.monotonic() - started
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     told = {key: summary[key] for key in ("objective", "baseline", "winner", "gain", "gain_ci95", "stages", "budget")}
-    return {"command_seconds": round(seconds, 1), **told}
+    return {"command_seconds": seconds, **told}
 
 
 def train(best: Path, data: Path, folder: Path, size: Size) -> dict[str, Any]:
     """Train the winner, or go on with it."""
-    started, last = time.monotonic(), folder / "checkpoints" / "last.ckpt"
+    last = folder / "checkpoints" / "last.ckpt"
     if last.is_file():
-        run_command("train.py", "--resume", str(last))
+        seconds = run_command(folder.parent, "train.py", "--resume", str(last))
     else:
         # A start that was interrupted before its first epoch was saved leaves a folder that is begun anew.
-        run_command(
-            "train.py", "--config", str(best), "--overwrite", f"data_dir={data}", f"out_dir={folder}",
+        seconds = run_command(
+            folder.parent, "train.py", "--config", str(best), "--overwrite", f"data_dir={data}", f"out_dir={folder}",
             f"max_epochs={size.epochs}", "val_fraction=0.02", "test_fraction=0",
         )  # fmt: skip
-    return {"command_seconds": round(time.monotonic() - started, 1)}
+    return {"command_seconds": seconds}
 
 
 def neighbours(run_folder: Path, test: Path, device: torch.device) -> dict[str, Any]:
@@ -173,7 +191,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder with train/<class>/ and test/<class>/")
     parser.add_argument("--out", type=Path, help="folder of search and run (default: outputs/gpu-cifar[-small])")
     parser.add_argument("--small", action="store_true", help="show on the CPU that the script works")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help="default: benchmarks/results/; with --small in --out")
     args = parser.parse_args()
     check_data(args.data)
     if not args.small:
@@ -193,7 +211,9 @@ def main() -> None:
     used = found["search"]["budget"]["used"]
     print(f"search: {json.dumps(used)}; winner after {found['winner']['epochs']} epochs: kNN accuracy {told}")
     what = "small, on the CPU: the script works, and no more" if args.small else "full"
-    record.append(args.results, {**record.describe(device), "what": what, "reference": REFERENCE, **found})
+    results = args.results or (out / RESULTS.name if args.small else RESULTS)
+    record.append(results, {**record.describe(device), "what": what, "reference": REFERENCE, **found})
+    print(f"appended to {results}")
 
 
 if __name__ == "__main__":

@@ -131,8 +131,11 @@ def ours(config: TrainConfig, parts: Parts, device: torch.device) -> Epoch:
     return epoch
 
 
-def lightly(setting: Setting, folder: Path, device: torch.device, temperature: float, precision: Any) -> Epoch:
-    """SimCLR of lightly's documentation, in Lightning; one `fit` of two epochs, of which the second is timed."""
+def lightly(
+    setting: Setting, folder: Path, device: torch.device, temperature: float, precision: Any, most: int | None
+) -> Epoch:
+    """SimCLR of lightly's documentation, in Lightning; one `fit` of two epochs of at most `most` batches, of which the
+    second is timed."""
     import lightning
     import torchvision
     from lightly.data import LightlyDataset
@@ -183,14 +186,17 @@ def lightly(setting: Setting, folder: Path, device: torch.device, temperature: f
         persistent_workers=setting.workers > 0,
     )  # fmt: skip
 
+    batches = min(len(loader), most or len(loader))
+
     def epoch() -> Measured:
         model = SimCLR()
         trainer = lightning.Trainer(
-            max_epochs=2, accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, precision=precision,
+            max_epochs=2, limit_train_batches=batches, precision=precision, devices=1,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
             logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(model, loader)
-        return {"images_per_second": len(loader) * setting.batch / model.took}
+        return {"images_per_second": batches * setting.batch / model.took}
 
     return epoch
 
@@ -208,7 +214,9 @@ def synchronisations(epoch: Epoch) -> dict[str, int]:
     return dict(Counter(f"{Path(w.filename).parent.name}/{Path(w.filename).name}:{w.lineno}" for w in seen))
 
 
-def compare(setting: Setting, turns: int, device: torch.device, check_syncs: bool) -> dict[str, Any]:
+def compare(
+    setting: Setting, turns: int, device: torch.device, check_syncs: bool, peer_batches: int | None = None
+) -> dict[str, Any]:
     """All contestants on one setting; prints a line for each and returns the record's part."""
     print(f"{setting.backbone}, {setting.size} px, batches of {setting.batch}, {setting.images} files", flush=True)
     with tempfile.TemporaryDirectory() as name:
@@ -231,7 +239,9 @@ def compare(setting: Setting, turns: int, device: torch.device, check_syncs: boo
             if dtype == torch.bfloat16:
                 peers["lightly, same precision"] = "bf16-mixed"
             for key, precision in peers.items():
-                contestants[key] = lightly(setting, folder / "images", device, config.temperature, precision)
+                contestants[key] = lightly(
+                    setting, folder / "images", device, config.temperature, precision, peer_batches
+                )
         measured = []
         for number in range(1, turns + 1):
             measured.append({key: epoch() for key, epoch in contestants.items()})
@@ -273,6 +283,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--images", type=int, help="generated image files")
     parser.add_argument("--workers", type=int, help="loader processes of lightly")
+    parser.add_argument("--peer-batches", type=int, help="batches of an epoch of lightly, at most (default: all)")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--check-syncs", action="store_true", help="on a GPU: which lines of an epoch wait for it")
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -287,7 +298,7 @@ def main() -> None:
     found = []
     for backbone in arguments.backbones or list(known):
         setting = replace(known.get(backbone, next(iter(known.values()))), backbone=backbone, **changes)
-        found.append(compare(setting, arguments.turns, device, arguments.check_syncs))
+        found.append(compare(setting, arguments.turns, device, arguments.check_syncs, arguments.peer_batches))
     record.append(arguments.results, {**record.describe(device), "settings": found})
     print(f"appended to {arguments.results}", flush=True)
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phenoscape_tune.augment_kernels import fused_kernels
+from phenoscape_tune.augment_kernels import Planes, fused_kernels
 
 Chain = np.ndarray  # float64 (3, N): a, g and e of `colour_maps`, for N views
 
@@ -70,9 +70,11 @@ def recolour(colours: Tensor, maps: Tensor, jitters: bool) -> None:
     before, turns, after = maps[:, :3], maps[:, 3], maps[:, 4:]
     kernels = fused_kernels(GREY_SHARES) if colours.device.type == "cuda" else None
     if kernels is not None:
+        planes: Planes = colours.unbind(1)
         if jitters:
-            kernels.mix_and_turn(colours, before, turns)
-        kernels.mix(colours, after)
+            planes = kernels.mix_and_turn(planes, before, turns)
+        for channel, plane in zip(colours.unbind(1), kernels.mix(planes, after), strict=True):
+            channel.copy_(plane)
         return
     if jitters:
         mix(colours, before)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Planes = Sequence[Tensor]
+
 log = logging.getLogger(__name__)
 
 # The only ">" may be those of `template <typename T>`: torch looks for the last one to find a function's name.
@@ -61,32 +63,27 @@ template <typename T> void mix_and_turn(
 
 @dataclass(frozen=True)
 class Kernels:
-    """Both steps, in place, on colours (n, 3, s, s) of a GPU; a map is a, g, e (n, 3), as `colour_maps` tells."""
+    """Both steps on the planes of a GPU's views, (n, s, s) each of red, green and blue, into new ones.
 
-    run_mix: Callable[..., Sequence[Tensor]]
-    run_mix_and_turn: Callable[..., Sequence[Tensor]]
+    A map is a, g, e (n, 3), as `colour_maps` tells.
+    """
+
+    run_mix: Callable[..., Planes]
+    run_mix_and_turn: Callable[..., Planes]
     shares: tuple[float, float, float]
 
-    def mix(self, colours: Tensor, maps: Tensor) -> None:
-        """Apply the map; clamped to [0, 1]."""
-        _put(colours, self.run_mix(*self._arguments(colours, maps)))
+    def mix(self, planes: Planes, maps: Tensor) -> Planes:
+        """The map applied; clamped to [0, 1]."""
+        return self.run_mix(*planes, *self._numbers(planes, maps))
 
-    def mix_and_turn(self, colours: Tensor, maps: Tensor, turns: Tensor) -> None:
-        """Apply the map, clamp to [0, 1], and turn the hue by turns (n,)."""
-        _put(colours, self.run_mix_and_turn(*self._arguments(colours, maps), turns[:, None, None]))
+    def mix_and_turn(self, planes: Planes, maps: Tensor, turns: Tensor) -> Planes:
+        """The map applied, clamped to [0, 1], and the hue turned by turns (n,)."""
+        return self.run_mix_and_turn(*planes, *self._numbers(planes, maps), turns[:, None, None])
 
-    def _arguments(self, colours: Tensor, maps: Tensor) -> list[Tensor]:
-        red, green, blue = (
-            share * mean for share, mean in zip(self.shares, colours.mean((2, 3)).unbind(1), strict=True)
-        )
+    def _numbers(self, planes: Planes, maps: Tensor) -> list[Tensor]:
+        red, green, blue = (share * plane.mean((1, 2)) for share, plane in zip(self.shares, planes, strict=True))
         own, of_grey, of_mean = maps.unbind(1)
-        numbers = (own, of_grey, of_mean * (red + green + blue))
-        return [*colours.unbind(1), *(number[:, None, None] for number in numbers)]
-
-
-def _put(colours: Tensor, planes: Sequence[Tensor]) -> None:
-    for channel, plane in zip(colours.unbind(1), planes, strict=True):
-        channel.copy_(plane)
+        return [number[:, None, None] for number in (own, of_grey, of_mean * (red + green + blue))]
 
 
 @functools.cache
@@ -102,9 +99,8 @@ def fused_kernels(shares: tuple[float, float, float]) -> Kernels | None:
 
         build = jiterator._create_multi_output_jit_fn
         kernels = Kernels(build(MIX, 3, **weights), build(MIX_AND_TURN, 3, **weights), shares)
-        probe, one = torch.rand(1, 3, 2, 2, device="cuda"), torch.ones(1, 3, device="cuda")
-        kernels.mix_and_turn(probe, one, torch.zeros(1, device="cuda"))
-        kernels.mix(probe, one)
+        probe, one = torch.rand(3, 1, 2, 2, device="cuda"), torch.ones(1, 3, device="cuda")
+        kernels.mix(kernels.mix_and_turn(probe.unbind(), one, torch.zeros(1, device="cuda")), one)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         log.info("colour steps are not fused on this GPU (%s): the views take longer, and are the same", reason)

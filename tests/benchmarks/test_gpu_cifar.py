@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_a_folder_that_is_not_in_two_parts_is_refused(tmp_path: Path, capsys: py
         run("--data", str(tmp_path), "--small")
     assert ended.value.code == 2
     assert "has no sub-folder train" in capsys.readouterr().err
+
+
+def test_a_commands_seconds_go_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "seconds.json").write_text('{"train.py": 100.0, "tune.py": 5.0}')
+    taken = gpu_cifar.run_command(tmp_path, "train.py", "--help")
+    assert taken >= 100.0
+    assert json.loads((tmp_path / "seconds.json").read_text()) == {"train.py": taken, "tune.py": 5.0}
+    with pytest.raises(SystemExit) as ended:
+        gpu_cifar.run_command(tmp_path, "train.py", "data_dir=nowhere")
+    assert ended.value.code == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
