@@ -1,12 +1,13 @@
 """Take the pictures of the documents: a search's report.html and TensorBoard's HPARAMS tab, by headless Chromium.
 
-python docs/take_screenshots.py outputs/demo docs/pictures
+python docs/take_screenshots.py outputs/demo docs/pictures --only report
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import re
 import shutil
 import socket
 import subprocess
@@ -19,10 +20,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MOST_BYTES = 200_000
+MARGIN = 24  # px below the content of a trimmed picture
 TENSORBOARD_SECONDS = 90.0
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
@@ -30,7 +32,13 @@ FLAGS = (
     "--virtual-time-budget=20000",
 )
 # What a screenshot of one stage shows of the page.
-ONE_STAGE = "<style>body > header, .stage:not(#{stage}), h2, section:not(#stages) {{ display: none }}</style></body>"
+ONE_STAGE = "<style>body > header, .stage:not(#{stage}), h2, section:not(#stages), .stage details,"
+ONE_STAGE += " .stage details ~ * {{ display: none }}</style></body>"
+# What shows the confirmation alone; its figures stand in the first section.
+CONFIRMATION = (
+    "<style>body > header, section:not(#result), #result > :not(#confirmation):not(#confirmation ~ *)"
+    ", #confirmation ~ h3, #confirmation ~ details { display: none }</style></body>"
+)
 
 
 class Failure(Exception):
@@ -45,8 +53,8 @@ def find_browser() -> str:
     raise Failure(f"no Chromium here (looked for {', '.join(BROWSERS)}); install it, or take the pictures by hand")
 
 
-def take(browser: str, url: str, size: tuple[int, int], picture: Path) -> None:
-    """Write what a window of `size` shows of a page as a small PNG."""
+def take(browser: str, url: str, size: tuple[int, int], picture: Path, trim: bool = False) -> None:
+    """Write what a window of `size` shows of a page as a small PNG; with `trim` without the white below its content."""
     with tempfile.TemporaryDirectory(prefix="screenshots-") as scratch:
         raw = Path(scratch) / "raw.png"
         command = [browser, *FLAGS, f"--user-data-dir={scratch}/profile", f"--window-size={size[0]},{size[1]}"]
@@ -54,13 +62,15 @@ def take(browser: str, url: str, size: tuple[int, int], picture: Path) -> None:
         if not raw.is_file():
             last = ended.stderr.decode(errors="replace").strip().splitlines()[-1:]
             raise Failure(f"{browser} took no picture of {url}: {''.join(last)}")
-        picture.write_bytes(shrink(raw.read_bytes()))
+        picture.write_bytes(shrink(raw.read_bytes(), trim))
     print(f"{picture}: {picture.stat().st_size // 1000} kB")
 
 
-def shrink(png: bytes) -> bytes:
+def shrink(png: bytes, trim: bool) -> bytes:
     """A PNG of at most MOST_BYTES: of fewer colours, and if need be smaller."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
+    if trim and (content := ImageChops.invert(image).getbbox()):
+        image = image.crop((0, 0, image.width, min(content[3] + MARGIN, image.height)))
     while True:
         for colours in (256, 128, 64, 32):
             file = io.BytesIO()
@@ -106,24 +116,41 @@ def _answers(url: str) -> bool:
         return False
 
 
-def take_all(folder: Path, pictures: Path, stage: int) -> None:
-    """Take all pictures of a finished search. Raises Failure where something is missing."""
-    browser = find_browser()
+def take_report(browser: str, folder: Path, pictures: Path) -> None:
+    """The head of a search's report: what came out. Raises Failure where there is no report."""
+    _, address = _report(folder)
+    take(browser, address, (1280, 1040), pictures / "report.png")
+
+
+def take_stages(browser: str, folder: Path, pictures: Path) -> None:
+    """A picture of each stage of a search's report, and of what its confirmation says."""
+    page, _ = _report(folder)
+    numbers = [int(number) for number in re.findall(r'id="stage-(\d+)"', page) if int(number)]
+    head, _, tail = page.rpartition("</body>")
+    shown = {f"stage_{number}": ONE_STAGE.format(stage=f"stage-{number}") for number in numbers}
+    shown["stage_confirmation"] = CONFIRMATION
+    for name, style in shown.items():
+        with tempfile.TemporaryDirectory(prefix="screenshots-") as scratch:
+            alone = Path(scratch) / "stage.html"
+            alone.write_text(head + style + tail, encoding="utf-8")
+            take(browser, alone.as_uri(), (1280, 900), pictures / f"{name}.png", trim=True)
+
+
+def take_tensorboard(browser: str, folder: Path, pictures: Path) -> None:
+    """TensorBoard's HPARAMS tab of a search."""
+    with tensorboard(folder) as address:
+        take(browser, f"{address}/#hparams", (1440, 800), pictures / "tensorboard_hparams.png")
+
+
+def _report(folder: Path) -> tuple[str, str]:
+    """A search's report as text and by its address."""
     report = folder / "report.html"
     if not report.is_file():
         raise Failure(f"{folder}: holds no report.html; give the folder of a finished search")
-    pictures.mkdir(parents=True, exist_ok=True)
-    take(browser, report.resolve().as_uri(), (1280, 1560), pictures / "report.png")
-    page = report.read_text(encoding="utf-8")
-    if f'id="stage-{stage}"' not in page:
-        raise Failure(f"{report}: has no stage {stage}; give another by --stage")
-    with tempfile.TemporaryDirectory(prefix="screenshots-") as scratch:
-        alone = Path(scratch) / "stage.html"
-        head, _, tail = page.rpartition("</body>")
-        alone.write_text(head + ONE_STAGE.format(stage=f"stage-{stage}") + tail, encoding="utf-8")
-        take(browser, alone.as_uri(), (1280, 560), pictures / "report_stage.png")
-    with tensorboard(folder) as address:
-        take(browser, f"{address}/#hparams", (1440, 800), pictures / "tensorboard_hparams.png")
+    return report.read_text(encoding="utf-8"), report.resolve().as_uri()
+
+
+KINDS = {"report": take_report, "stages": take_stages, "tensorboard": take_tensorboard}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,10 +158,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Take pictures of a search's report and of TensorBoard.")
     parser.add_argument("search", type=Path, help="folder of a finished search")
     parser.add_argument("pictures", type=Path, help="folder to write to")
-    parser.add_argument("--stage", type=int, default=1, help="number of the stage to show (default 1)")
+    parser.add_argument("--only", choices=KINDS, help="what to take pictures of (default: all)")
     args = parser.parse_args(argv)
     try:
-        take_all(args.search, args.pictures, args.stage)
+        browser = find_browser()
+        args.pictures.mkdir(parents=True, exist_ok=True)
+        for kind, take_kind in KINDS.items():
+            if args.only in (None, kind):
+                take_kind(browser, args.search, args.pictures)
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 2

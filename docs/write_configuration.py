@@ -26,7 +26,11 @@ by `python docs/write_configuration.py` from the schema, `phenoscape_tune/config
 Keys of a group are written nested in a file (`transforms:` and below it `cj_strength: 0.8`), and dotted elsewhere
 (`transforms.cj_strength=0.8`). An unknown key, or a value that has no meaning, is refused with what to write instead; a
 value outside the advised range, the training guide's, is warned of. `python scripts/train.py --dry-run` prints a
-configuration with all its keys. Examples: [config.yaml](config.yaml) and the files in `configs/`.
+configuration with all its keys.
+
+`--config` takes a path, or the name of a file that comes along in `configs/`: `rgb_basic.yaml`, `rgb_high_res.yaml`,
+`multi_gpu.yaml`, `resume.yaml`, `multispectral.yaml`, `hyperspectral.yaml`; [config.yaml](config.yaml) is the guide's.
+What wins: a flag, then `key=value`, then the space file's `budget:`, then the configuration, then the default.
 """
 COLUMNS = "| key | default | values | unit | meaning |\n| --- | --- | --- | --- | --- |"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import sys
@@ -84,6 +85,25 @@ def named_tests(page: str) -> list[str]:
 
 def test_the_coverage_of_the_guide_names_code_and_tests_that_exist() -> None:
     assert len(named_tests("guide-coverage.md")) > 50
+
+
+def test_the_symptoms_of_troubleshooting_are_what_the_code_says() -> None:
+    """What stands in backticks in the first column is a message: each piece between `…` is a text of the package."""
+    texts = "\n".join(
+        "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+        if isinstance(node, ast.JoinedStr)
+        else node.value
+        for path in (ROOT / "phenoscape_tune").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    )
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    symptoms = re.findall(r"^\| ([^|]+) \| [^|]* \| [^|]* \|$", page, re.MULTILINE)
+    assert len(symptoms) > 40
+    for quoted in re.findall(r"`([^`]+)`", "\n".join(symptoms)):
+        # Numbers and names differ from case to case.
+        for piece in re.split(r"…|\bFILE\b|\bN\b|\b\d+\b|×", quoted):
+            assert piece.strip(" ()?:;,.") in texts, f"no message says {quoted!r} (piece {piece!r})"
 
 
 def test_each_fault_has_a_test_that_exists() -> None:

@@ -86,6 +86,8 @@ def test_every_test_file_has_its_counterpart() -> None:
         "test_imports",
         "test_shipped",
         "test_docs",
+        "test_links",
+        "test_commands",
         "test_conductor_time",
         "test_deploy",
         "test_security",
