@@ -31,7 +31,7 @@ NETWORK = [
     *("spectral_stem=null", "num_workers=1", "accelerator=cpu", "max_epochs=2"),
 ]
 SMALL = {
-    "tune": ["--trials", "3", "--max-epochs", "1", "--no-confirm", "--concurrent", "2", *NETWORK],
+    "tune": ["--trials", "3", "--max-epochs", "1", "--no-confirm", "--concurrent", "1", *NETWORK],
     "train": NETWORK,
     "check_data": ["input_size=32"],
 }
