@@ -31,10 +31,10 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--virtual-time-budget=20000",
 )
-# What a screenshot of one stage shows of the page.
+# What a screenshot shows of the page: its head with the result, one stage, the confirmation.
+HEAD = "<style>header nav, section:not(#result), #result > pre ~ * { display: none }</style></body>"
 ONE_STAGE = "<style>body > header, .stage:not(#{stage}), h2, section:not(#stages), .stage details,"
 ONE_STAGE += " .stage details ~ * {{ display: none }}</style></body>"
-# What shows the confirmation alone; its figures stand in the first section.
 CONFIRMATION = (
     "<style>body > header, section:not(#result), #result > :not(#confirmation):not(#confirmation ~ *)"
     ", #confirmation ~ h3, #confirmation ~ details { display: none }</style></body>"
@@ -118,22 +118,16 @@ def _answers(url: str) -> bool:
 
 def take_report(browser: str, folder: Path, pictures: Path) -> None:
     """The head of a search's report: what came out. Raises Failure where there is no report."""
-    _, address = _report(folder)
-    take(browser, address, (1280, 1040), pictures / "report.png")
+    _take_part(browser, folder, HEAD, pictures / "report.png")
 
 
 def take_stages(browser: str, folder: Path, pictures: Path) -> None:
     """A picture of each stage of a search's report, and of what its confirmation says."""
-    page, _ = _report(folder)
-    numbers = [int(number) for number in re.findall(r'id="stage-(\d+)"', page) if int(number)]
-    head, _, tail = page.rpartition("</body>")
+    numbers = [int(number) for number in re.findall(r'id="stage-(\d+)"', _report(folder)) if int(number)]
     shown = {f"stage_{number}": ONE_STAGE.format(stage=f"stage-{number}") for number in numbers}
     shown["stage_confirmation"] = CONFIRMATION
     for name, style in shown.items():
-        with tempfile.TemporaryDirectory(prefix="screenshots-") as scratch:
-            alone = Path(scratch) / "stage.html"
-            alone.write_text(head + style + tail, encoding="utf-8")
-            take(browser, alone.as_uri(), (1280, 900), pictures / f"{name}.png", trim=True)
+        _take_part(browser, folder, style, pictures / f"{name}.png")
 
 
 def take_tensorboard(browser: str, folder: Path, pictures: Path) -> None:
@@ -142,12 +136,21 @@ def take_tensorboard(browser: str, folder: Path, pictures: Path) -> None:
         take(browser, f"{address}/#hparams", (1440, 800), pictures / "tensorboard_hparams.png")
 
 
-def _report(folder: Path) -> tuple[str, str]:
-    """A search's report as text and by its address."""
+def _take_part(browser: str, folder: Path, style: str, picture: Path) -> None:
+    """What a style leaves to be seen of a search's report."""
+    head, _, tail = _report(folder).rpartition("</body>")
+    with tempfile.TemporaryDirectory(prefix="screenshots-") as scratch:
+        part = Path(scratch) / "part.html"
+        part.write_text(head + style + tail, encoding="utf-8")
+        take(browser, part.as_uri(), (1280, 900), picture, trim=True)
+
+
+def _report(folder: Path) -> str:
+    """A search's report."""
     report = folder / "report.html"
     if not report.is_file():
         raise Failure(f"{folder}: holds no report.html; give the folder of a finished search")
-    return report.read_text(encoding="utf-8"), report.resolve().as_uri()
+    return report.read_text(encoding="utf-8")
 
 
 KINDS = {"report": take_report, "stages": take_stages, "tensorboard": take_tensorboard}

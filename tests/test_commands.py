@@ -149,6 +149,9 @@ def test_a_command_runs(
     monkeypatch.chdir(place)
     monkeypatch.setenv("PHENOSCAPE_CACHE", str(place / "cache"))
     assert run(part, done) == 0, part
+    for told_of in (command.comment for command in told() if command.text == part):
+        for result in re.findall(r"\bin (outputs/[\w/-]+)", told_of):
+            assert (place / result).is_dir(), f"{part}: made no {result}"
 
 
 # ---- what does not run ----
