@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import ImageColor
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
@@ -39,160 +39,199 @@ def _local(path: str) -> str:
 class EarlyStoppingConfig(Keys):
     """Stop a single run whose monitored value no longer improves."""
 
-    monitor: str = Field("val_loss", description="The reported value to watch.")
-    patience: int = Field(10, ge=1, description="Epochs without improvement before the run stops.")
-    min_delta: float = Field(0.001, ge=0, description="The least change that counts as improvement.")
+    monitor: str = Field(default="val_loss", description="The reported value to watch.")
+    patience: int = Field(default=10, ge=1, description="Epochs without improvement before the run stops.")
+    min_delta: float = Field(default=0.001, ge=0, description="The least change that counts as improvement.")
 
 
 class TrainConfig(Keys):
-    """One SimCLR training run."""
+    """One SimCLR training run: the keys of a configuration file, by name; the others have their defaults.
+
+    Raises UserError that lists all faults at once, as `build_config` does.
+    """
+
+    if not TYPE_CHECKING:  # type checkers read the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError:
+                build_config(values, "TrainConfig")
+                raise
+
+        __init__.__pydantic_base_init__ = True  # what pydantic validates by itself does not come this way
 
     # Data
-    data_dir: str | None = Field(None, description="Folder of images, searched recursively.")
+    data_dir: str | None = Field(default=None, description="Folder of images, searched recursively.")
     out_dir: Annotated[str, AfterValidator(_local)] = Field(
-        "outputs/train", description="Folder for checkpoints, logs and the resolved configuration."
+        default="outputs/train", description="Folder for checkpoints, logs and the resolved configuration."
     )
     labels: str | None = Field(
-        None, description="CSV (filename,label[,group]) instead of class sub-folders; used for the objective only."
+        default=None,
+        description="CSV (filename,label[,group]) instead of class sub-folders; used for the objective only.",
     )
     group_by: str | None = Field(
-        None, description="Regular expression on the file name; images with the same match stay in one part."
+        default=None, description="Regular expression on the file name; images with the same match stay in one part."
     )
-    val_fraction: float = Field(0.15, gt=0, lt=1, description="Share of the specimens for validation.")
-    test_fraction: float = Field(0.15, ge=0, lt=1, description="Share of the specimens for the one final test.")
-    split_seed: int = Field(42, ge=0, le=2**31, description="Seed of the split into parts; the same for every trial.")
+    val_fraction: float = Field(default=0.15, gt=0, lt=1, description="Share of the specimens for validation.")
+    test_fraction: float = Field(default=0.15, ge=0, lt=1, description="Share of the specimens for the one final test.")
+    split_seed: int = Field(
+        default=42, ge=0, le=2**31, description="Seed of the split into parts; the same for every trial."
+    )
     resize: Literal["pad", "crop", "squash"] = Field(
-        "pad", description="How an image becomes square: pad keeps all of the organism and its proportions."
+        default="pad", description="How an image becomes square: pad keeps all of the organism and its proportions."
     )
     background: Annotated[str, AfterValidator(_colour)] = Field(
-        "grey", description="Colour behind transparent images and of padding."
+        default="grey", description="Colour behind transparent images and of padding."
     )
     max_unreadable: float = Field(
-        0.05, ge=0, le=1, description="Largest share of unreadable image files that is left out without refusing."
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Largest share of unreadable image files that is left out without refusing.",
     )
     cache_dir: str | None = Field(
-        None, description="Folder for packed images; null: $PHENOSCAPE_CACHE or the user's cache folder."
+        default=None, description="Folder for packed images; null: $PHENOSCAPE_CACHE or the user's cache folder."
     )
     storage: Annotated[str, AfterValidator(check_url)] | None = Field(
-        None,
+        default=None,
         description="URL of a folder, such as s3://bucket/birds, to which checkpoints, logs and results are copied; "
         "null: none.",
     )
     pack: bool = Field(
-        True,
+        default=True,
         description="Decode all images once into a memory-mapped file; false, or where the disk has no room for it: "
         "decode them anew in each epoch.",
     )
     balance: bool = Field(
-        False, description="Sample classes evenly in training; needs labels, and no batch holds an image twice."
+        default=False, description="Sample classes evenly in training; needs labels, and no batch holds an image twice."
     )
     modality: Literal["auto", "rgb", "multispectral", "hyperspectral"] = Field(
-        "auto", description="Kind of images; auto: told from the files, and said."
+        default="auto", description="Kind of images; auto: told from the files, and said."
     )
     channels: ChannelChoice | None = Field(
-        None,
+        default=None,
         description="Channels of multispectral images: rgb_only, uv_only, full, or a list of indices (from 0) or "
         "names; null: full, which is all but the mask.",
     )
     channel_names: ChannelNames | None = Field(
-        None,
+        default=None,
         description="Names of all channels of a multispectral file; red, green, blue, mask and what begins with uv are "
         "known. null: the file's own, or by their number (7: red, green, blue, uv1, uv2, uv3, mask).",
     )
     bands: Bands = Field(
-        "all",
+        default="all",
         description="Bands of hyperspectral images: all, every:4, uniform:32 (evenly spaced), range:400-700nm, "
         "range:10-90 (indices), rgb (nearest to 650, 550, 450 nm), or a list of indices (from 0) or "
         "wavelengths (550nm).",
     )
     value_scaling: ValueScaling = Field(
-        "auto",
+        default="auto",
         description="What becomes 0 and 1 in multispectral and hyperspectral images: bit_depth: 0 and the largest "
         "value of the type (float: 1); percentile: the 0.5 and 99.5 percentile over the training part; a range such as "
         "[0, 10000]; auto: bit_depth where values reach a quarter of it, else percentile.",
     )
-    use_segmentation_mask: bool = Field(False, description="Put `background` where the mask channel is 0.")
+    use_segmentation_mask: bool = Field(default=False, description="Put `background` where the mask channel is 0.")
     crop_to_mask: bool = Field(
-        False, description="Cut each image to the specimen that its mask shows; needs use_segmentation_mask."
+        default=False, description="Cut each image to the specimen that its mask shows; needs use_segmentation_mask."
     )
 
     # Model
-    backbone: str = Field("resnet50", min_length=1, description="Encoder: any model name of timm.")
+    backbone: str = Field(default="resnet50", min_length=1, description="Encoder: any model name of timm.")
     weights: str | None = Field(
-        None, description="DEFAULT: pretrained weights from timm; null: random; else a file of weights."
+        default=None, description="DEFAULT: pretrained weights from timm; null: random; else a file of weights."
     )
     input_size: int = Field(
-        224, ge=8, le=4096, json_schema_extra={"unit": "px"}, description="Side of the square input of the encoder."
+        default=224,
+        ge=8,
+        le=4096,
+        json_schema_extra={"unit": "px"},
+        description="Side of the square input of the encoder.",
     )
     stem: Literal["auto", "standard", "small"] = Field(
-        "auto", description="small: 3x3 first convolution without max-pool; auto: small for inputs up to 64 px."
+        default="auto", description="small: 3x3 first convolution without max-pool; auto: small for inputs up to 64 px."
     )
     spectral_stem: int | None = Field(
-        None,
+        default=None,
         ge=1,
         le=1024,
         description="Width k of a learned 1x1 convolution to k channels, if there are more, before the backbone.",
     )
-    projection_dim: int = Field(128, ge=2, le=8192, description="Width of the projection that the loss sees.")
+    projection_dim: int = Field(default=128, ge=2, le=8192, description="Width of the projection that the loss sees.")
 
     # Optimisation
-    lr: float = Field(0.001, gt=0, json_schema_extra=advised(1e-5, 1e-1), description="Peak learning rate.")
-    batch_size: int = Field(32, ge=2, json_schema_extra=advised(8, 512), description="Images per device and step.")
+    lr: float = Field(default=0.001, gt=0, json_schema_extra=advised(1e-5, 1e-1), description="Peak learning rate.")
+    batch_size: int = Field(
+        default=32, ge=2, json_schema_extra=advised(8, 512), description="Images per device and step."
+    )
     max_epochs: int = Field(
-        100, ge=1, json_schema_extra={**advised(50, 500), "unit": "epochs"}, description="Length of training."
+        default=100, ge=1, json_schema_extra={**advised(50, 500), "unit": "epochs"}, description="Length of training."
     )
     temperature: float = Field(
-        0.1, gt=0, json_schema_extra=advised(0.05, 0.5), description="Temperature of the NT-Xent loss."
+        default=0.1, gt=0, json_schema_extra=advised(0.05, 0.5), description="Temperature of the NT-Xent loss."
     )
     optimizer: Literal["sgd", "adamw", "lars"] = Field(
-        "adamw", description="Optimiser (measured: docs/experiments.md)."
+        default="adamw", description="Optimiser (measured: docs/experiments.md)."
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
-    weight_decay: float = Field(1e-4, ge=0, description="Weight decay; not applied to biases and normalisation.")
-    lr_scheduler: Literal["cosine"] = Field("cosine", description="Shape of the learning-rate schedule.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of sgd and lars.")
+    weight_decay: float = Field(
+        default=1e-4, ge=0, description="Weight decay; not applied to biases and normalisation."
+    )
+    lr_scheduler: Literal["cosine"] = Field(default="cosine", description="Shape of the learning-rate schedule.")
     warmup_epochs: float | None = Field(
-        None,
+        default=None,
         ge=0,
         json_schema_extra={"unit": "epochs"},
         description="Linear warm-up; null: a tenth of max_epochs (or T_max), at most 10.",
     )
     T_max: int | None = Field(
-        None, ge=1, json_schema_extra={"unit": "epochs"}, description="Period of the cosine; null: max_epochs."
+        default=None, ge=1, json_schema_extra={"unit": "epochs"}, description="Period of the cosine; null: max_epochs."
     )
-    eta_min: float | None = Field(None, ge=0, description="Floor of the learning rate; null: min(1e-4, lr / 10).")
-    gradient_clip: float | None = Field(None, gt=0, description="Largest norm of the gradient; null: no clipping.")
-    accumulate_grad_batches: int = Field(1, ge=1, description="Batches that the contrastive loss sees as one.")
+    eta_min: float | None = Field(
+        default=None, ge=0, description="Floor of the learning rate; null: min(1e-4, lr / 10)."
+    )
+    gradient_clip: float | None = Field(
+        default=None, gt=0, description="Largest norm of the gradient; null: no clipping."
+    )
+    accumulate_grad_batches: int = Field(default=1, ge=1, description="Batches that the contrastive loss sees as one.")
     micro_batch_size: Literal["auto"] | Annotated[int, Field(ge=2)] = Field(
-        "auto",
+        default="auto",
         description="Images of a batch that go through the network at once; the loss sees them all. auto: the whole "
         "batch, halved where memory runs out.",
     )
-    early_stopping: EarlyStoppingConfig | None = Field(None, description="Stop when a value no longer improves.")
+    early_stopping: EarlyStoppingConfig | None = Field(
+        default=None, description="Stop when a value no longer improves."
+    )
     transforms: TransformsConfig = Field(default_factory=TransformsConfig, description="Augmentation.")
 
     # Hardware
-    seed: int = Field(42, ge=0, le=2**31, description="Seed of the weights, the order of images and the augmentation.")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field("auto", description="auto: a GPU where there is one.")
-    devices: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(1, description="Devices of one run.")
-    strategy: Literal["auto", "ddp"] = Field("auto", description="How several devices work together.")
+    seed: int = Field(
+        default=42, ge=0, le=2**31, description="Seed of the weights, the order of images and the augmentation."
+    )
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="auto: a GPU where there is one.")
+    devices: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(default=1, description="Devices of one run.")
+    strategy: Literal["auto", "ddp"] = Field(default="auto", description="How several devices work together.")
     precision: Literal["auto", "bf16", 16, 32] = Field(
-        "auto", description="auto: bf16 where the device profits, else 32."
+        default="auto", description="auto: bf16 where the device profits, else 32."
     )
-    sync_batchnorm: bool = Field(False, description="Batch statistics over all devices.")
-    deterministic: bool = Field(False, description="Same result to the bit on the same machine; may be slower.")
-    compile: bool = Field(False, description="Use torch.compile.")
-    gradient_checkpointing: bool = Field(False, description="Trade speed for memory.")
+    sync_batchnorm: bool = Field(default=False, description="Batch statistics over all devices.")
+    deterministic: bool = Field(default=False, description="Same result to the bit on the same machine; may be slower.")
+    compile: bool = Field(default=False, description="Use torch.compile.")
+    gradient_checkpointing: bool = Field(default=False, description="Trade speed for memory.")
     num_workers: int = Field(
-        4, ge=0, description="Threads that decode images: while packing, or in each epoch where they are not packed."
+        default=4,
+        ge=0,
+        description="Threads that decode images: while packing, or in each epoch where they are not packed.",
     )
-    pin_memory: bool = Field(True, description="Copy batches to a GPU from page-locked memory.")
+    pin_memory: bool = Field(default=True, description="Copy batches to a GPU from page-locked memory.")
     persistent_workers: bool = Field(
-        True, description="Keep the threads that decode images from epoch to epoch; of no account for packed images."
+        default=True,
+        description="Keep the threads that decode images from epoch to epoch; of no account for packed images.",
     )
 
     # Logging
     log_every_n_steps: int = Field(
-        50, ge=1, json_schema_extra={"unit": "steps"}, description="Steps between log lines."
+        default=50, ge=1, json_schema_extra={"unit": "steps"}, description="Steps between log lines."
     )
 
     @model_validator(mode="after")

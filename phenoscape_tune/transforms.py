@@ -46,50 +46,60 @@ class TransformsConfig(Keys):
     Defaults are those of RGB images; `defaults_of` tells those of the other kinds.
     """
 
-    input_size: int | None = Field(None, ge=8, le=4096, description="Same as the top-level input_size; either place.")
-    cj_prob: Probability = Field(0.8, description="Probability of colour jitter, of red, green and blue.")
+    input_size: int | None = Field(
+        default=None, ge=8, le=4096, description="Same as the top-level input_size; either place."
+    )
+    cj_prob: Probability = Field(default=0.8, description="Probability of colour jitter, of red, green and blue.")
     cj_strength: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         le=2.5,
         json_schema_extra=advised(0, 1),
         description="Strength of colour jitter: (0.8, 0.8, 0.8, 0.2) times this for brightness, contrast, saturation, "
         "hue.",
     )
-    min_scale: float = Field(0.08, gt=0, le=1, description="Smallest share of the image's area that a crop may have.")
-    random_gray_scale: Probability = Field(0.2, description="Probability of turning a view's red, green and blue grey.")
-    gaussian_blur: Probability = Field(0.5, description="Probability of Gaussian blur.")
-    kernel_size: float = Field(0.1, gt=0, le=1, description="Width of the blur kernel as a share of input_size.")
+    min_scale: float = Field(
+        default=0.08, gt=0, le=1, description="Smallest share of the image's area that a crop may have."
+    )
+    random_gray_scale: Probability = Field(
+        default=0.2, description="Probability of turning a view's red, green and blue grey."
+    )
+    gaussian_blur: Probability = Field(default=0.5, description="Probability of Gaussian blur.")
+    kernel_size: float = Field(
+        default=0.1, gt=0, le=1, description="Width of the blur kernel as a share of input_size."
+    )
     sigmas: Annotated[
         tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]], AfterValidator(_blur_range)
-    ] = Field((0.1, 2.0), description="Range of the blur's standard deviation, in pixels.")
-    hf_prob: Probability = Field(0.5, description="Probability of a horizontal flip.")
-    gain_prob: Probability = Field(0.0, description="Probability of a gain of each channel.")
+    ] = Field(default=(0.1, 2.0), description="Range of the blur's standard deviation, in pixels.")
+    hf_prob: Probability = Field(default=0.5, description="Probability of a horizontal flip.")
+    gain_prob: Probability = Field(default=0.0, description="Probability of a gain of each channel.")
     gain_strength: float = Field(
-        0.1, ge=0, le=1, description="Each channel is multiplied by a factor from 1 - this to 1 + this."
+        default=0.1, ge=0, le=1, description="Each channel is multiplied by a factor from 1 - this to 1 + this."
     )
-    offset_prob: Probability = Field(0.0, description="Probability of an offset of each channel.")
+    offset_prob: Probability = Field(default=0.0, description="Probability of an offset of each channel.")
     offset_strength: float = Field(
-        0.02, ge=0, le=1, description="Each channel is raised or lowered by up to this share of the full range."
+        default=0.02, ge=0, le=1, description="Each channel is raised or lowered by up to this share of the full range."
     )
-    gamma_prob: Probability = Field(0.0, description="Probability of a gamma curve on the ultraviolet channels.")
+    gamma_prob: Probability = Field(
+        default=0.0, description="Probability of a gamma curve on the ultraviolet channels."
+    )
     gamma_strength: float = Field(
-        0.2, ge=0, le=3, description="Largest |u| of the curve x^exp(u), the same for all ultraviolet channels."
+        default=0.2, ge=0, le=3, description="Largest |u| of the curve x^exp(u), the same for all ultraviolet channels."
     )
-    shift_prob: Probability = Field(0.0, description="Probability of a shift along the spectrum.")
+    shift_prob: Probability = Field(default=0.0, description="Probability of a shift along the spectrum.")
     shift_strength: float = Field(
-        1.0, ge=0, le=512, json_schema_extra={"unit": "bands"}, description="Largest shift, up or down."
+        default=1.0, ge=0, le=512, json_schema_extra={"unit": "bands"}, description="Largest shift, up or down."
     )
-    band_dropout_prob: Probability = Field(0.0, description="Probability that bands are dropped.")
+    band_dropout_prob: Probability = Field(default=0.0, description="Probability that bands are dropped.")
     band_dropout_strength: Probability = Field(
-        0.1, description="Share of the bands that are dropped: at least one, and never all."
+        default=0.1, description="Share of the bands that are dropped: at least one, and never all."
     )
-    noise_prob: Probability = Field(0.0, description="Probability of sensor noise.")
+    noise_prob: Probability = Field(default=0.0, description="Probability of sensor noise.")
     noise_strength: float = Field(
-        0.01, ge=0, le=1, description="Largest standard deviation of the noise, as a share of the full range."
+        default=0.01, ge=0, le=1, description="Largest standard deviation of the noise, as a share of the full range."
     )
     augmentation_strength: float = Field(
-        1.0, ge=0, le=2, description="Scales the whole family: 0 leaves only flips, 1 all as it is written."
+        default=1.0, ge=0, le=2, description="Scales the whole family: 0 leaves only flips, 1 all as it is written."
     )
 
 

@@ -31,6 +31,7 @@ FLOORS = [
     {"training"},
     {"search"},
     {"cli"},
+    {"api"},
     {""},  # the package itself
 ]
 RAY = {"training/launch.py", "search/cluster.py", "search/preflight.py", "search/runner.py", "search/trial.py"}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from phenoscape_tune.config import TrainConfig, advice, build_config
-from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.errors import Interrupted, NoResult, NoSpaceLeft, UserError
 from phenoscape_tune.layers import find_file, load_config, merge
 from phenoscape_tune.storage import Storage
 from phenoscape_tune.yaml_file import load_mapping
@@ -32,19 +32,20 @@ def run_command(command: Callable[[Sequence[str]], int], argv: Sequence[str] | N
         # A batch system's stop is the same orderly end as Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = command(sys.argv[1:] if argv is None else argv)
-        if code == INTERRUPTED:
-            _end_at_once_when_interrupted_again()
-        return code
+        return command(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return INPUT_FAULT
     except NoSpaceLeft as error:
         print(f"error: {error}; free some and run the same command again", file=sys.stderr)
         return OTHER_FAULT
-    except KeyboardInterrupt:
+    except NoResult as error:
+        print(f"error: {error}", file=sys.stderr)
+        return OTHER_FAULT
+    except KeyboardInterrupt as error:
         _end_at_once_when_interrupted_again()
-        print("interrupted before there was a result; run the same command again", file=sys.stderr)
+        before = "interrupted before there was a result; run the same command again"
+        print(f"\n{error}" if isinstance(error, Interrupted) else before, file=sys.stderr)
         return INTERRUPTED
 
 
@@ -55,15 +56,17 @@ def _end_at_once_when_interrupted_again() -> None:
             signal.signal(number, lambda *_: os._exit(INTERRUPTED))
 
 
-def resolve_config(path: str | None, overrides: Mapping[str, Any]) -> TrainConfig:
-    """The configuration that a command asks for; without a file and a data_dir it is the sample's."""
+def resolve_config(asked: TrainConfig | str | None, overrides: Mapping[str, Any]) -> TrainConfig:
+    """The configuration, its file or neither, with overrides; without one and a data_dir it is the sample's."""
     if "data_dir" in overrides and not overrides["data_dir"]:
         raise UserError("command line: data_dir: is empty; write data_dir=path/to/your/images")
-    if path is None and "data_dir" not in overrides:
+    if isinstance(asked, TrainConfig):
+        return build_config(merge(asked.given(), overrides), "configuration")
+    if asked is None and "data_dir" not in overrides:
         sample = load_mapping(find_file(SAMPLE_CONFIG, "configs"))
         load_config(None, overrides)  # faults are told as the command line's
         return build_config(merge(sample, overrides), "command line")
-    return load_config(path, overrides)
+    return load_config(asked, overrides)
 
 
 def ensure_data(config: TrainConfig, quiet: bool = True) -> TrainConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import time
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from phenoscape_tune.cli.common import available_cpus, warn
+from phenoscape_tune.cli.request import SearchRequest
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace
@@ -33,6 +33,7 @@ class Devices:
     total_cpus: int = 0
     machines: int = 1  # that trials run on
     parameters: int = 0  # of the network, which was built once
+    joined: bool = False  # whether Ray is a cluster's, which other machines may join
 
     def describe(self) -> str:
         """One line for the plan."""
@@ -51,44 +52,53 @@ def find_address(flag: str | None) -> str | None:
     return None if address == "local" else address
 
 
-def start_devices(args: argparse.Namespace, plan: Plan, channels: int) -> Devices:
-    """Start Ray or join a cluster, and build the network once, for images of so many channels.
+def ray_runs() -> bool:
+    """Whether this process has a Ray already: its own, or a cluster that it has joined. Imports nothing for that."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def start_devices(asked: SearchRequest, plan: Plan, channels: int) -> Devices:
+    """Start Ray or join a cluster, and build the network once, for images of so many channels. A Ray that this process
+    has already is used as it is.
 
     Raises UserError where it cannot run as asked, on a cluster also where one of its machines cannot.
     """
     from phenoscape_tune.search.plan import share_devices, share_machines, trial_devices
 
     since, cpus, each = time.monotonic(), available_cpus(), trial_devices(plan.base)
-    address = find_address(args.address)
-    if address is None:  # refused before Ray takes its ten seconds
-        share_devices(cpus, 0, args.concurrent, each if plan.base.accelerator == "cpu" else 1)
-    if not args.quiet:
+    address = find_address(asked.address)
+    running = ray_runs()
+    if address is None and not running:  # refused before Ray takes its ten seconds
+        share_devices(cpus, 0, asked.concurrent, each if plan.base.accelerator == "cpu" else 1)
+    if not asked.quiet and not running:
         print("starting Ray ..." if address is None else "joining the cluster ...", file=sys.stderr, flush=True)
     from phenoscape_tune.search.cluster import check_on_worker, cluster_nodes, start_ray
 
-    start_ray(cpus, args.verbose, address)
+    start_ray(cpus, asked.verbose, address)
     nodes = cluster_nodes()
+    joined = address is not None or len(nodes) > 1  # the caller may have joined one
     machines = [(node.cpus, 0 if plan.base.accelerator == "cpu" else node.gpus) for node in nodes]
     gpus = sum(gpus for _, gpus in machines)
     if plan.space.budget.gpu_hours and not gpus:
         raise UserError("budget.gpu_hours: no GPU is used here, so no time of one is ever spent; write hours")
-    concurrent, cpus, share = share_machines(machines, args.concurrent, each)
-    running = [
+    concurrent, cpus, share = share_machines(machines, asked.concurrent, each)
+    fit = [
         node.id for node, (its_cpus, its_gpus) in zip(nodes, machines, strict=True)
         if its_cpus >= cpus and its_gpus >= share
     ]  # fmt: skip
     cards = tuple(visible_gpus()) if gpus else ()
-    if address is not None:
+    if joined:
         from phenoscape_tune.search.preflight import check_nodes
 
-        if not args.quiet:
+        if not asked.quiet:
             print(f"asking {len(nodes)} machines ...", file=sys.stderr, flush=True)
-        found = check_nodes(nodes, running, plan.base, plan.folder)
+        found = check_nodes(nodes, fit, plan.base, plan.folder)
         warn(found.warnings)
         cards = found.cards if gpus else ()
     devices = Devices(
         *(concurrent, cpus, share), total_gpus=gpus, since=since, cards=cards,
-        total_cpus=sum(cpus for cpus, _ in machines), machines=len(running),
+        total_cpus=sum(cpus for cpus, _ in machines), machines=len(fit), joined=joined,
     )  # fmt: skip
     return replace(devices, parameters=check_on_worker(plan.base, min(devices.gpus, 1), channels))
 

@@ -5,7 +5,6 @@ Every check is bounded in time, and what goes wrong inside of one is a row like 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -20,10 +19,10 @@ from phenoscape_tune.cli.folder_checks import check_folder_works, check_temporar
 from phenoscape_tune.cli.machine import check_cores, check_memory, check_open_files, check_shared_memory
 from phenoscape_tune.cli.packages import check_imports, check_packages, check_python, check_ray, last_line, run_apart
 from phenoscape_tune.cli.question import search_folder
+from phenoscape_tune.cli.request import SearchRequest
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row, tell
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.layers import parse_overrides
 
 if TYPE_CHECKING:
     from phenoscape_tune.data.readers import Reader
@@ -59,23 +58,23 @@ class Check:
     seconds: float = 30
 
 
-def examine(args: argparse.Namespace) -> int:
+def examine(asked: SearchRequest) -> int:
     """Print a row for each thing that was looked at; the exit code is 0 where none of them is a fault, else 1."""
     rows = []
-    for check in checks(args):
+    for check in checks(asked):
         for row in answer(check):
             rows.append(row)
-            if row.state != OK or not args.quiet:
+            if row.state != OK or not asked.quiet:
                 print("\n".join(tell(row)), flush=True)
     faults, warnings = (sum(row.state == state for row in rows) for state in (FAULT, WARNING))
-    if faults or warnings or not args.quiet:
+    if faults or warnings or not asked.quiet:
         print(f"\n{len(rows)} looked at: {_count(faults, 'fault')}, {_count(warnings, 'warning')}")
     return OTHER_FAULT if faults else DONE
 
 
-def checks(args: argparse.Namespace) -> list[Check]:
+def checks(asked: SearchRequest) -> list[Check]:
     """What is looked at for the command that the arguments stand for."""
-    config, row = _configuration(args)
+    config, row = _configuration(asked)
     cache = _cache_folder(config)
     found = [
         Check("installation", "python", check_python),
@@ -86,7 +85,7 @@ def checks(args: argparse.Namespace) -> list[Check]:
         Check("devices", "shared memory", check_shared_memory),
         Check("devices", "open files", check_open_files),
         Check(
-            "storage", "output folder", lambda: check_folder_works("output folder", _output_folder(args), "--out"), 60
+            "storage", "output folder", lambda: check_folder_works("output folder", _output_folder(asked), "--out"), 60
         ),
         Check("storage", "cache folder", lambda: check_folder_works("cache folder", cache, "PHENOSCAPE_CACHE"), 60),
         Check("storage", "temporary folder", check_temporary_folder),
@@ -96,9 +95,9 @@ def checks(args: argparse.Namespace) -> list[Check]:
     if config is not None and config.storage is not None:
         url = config.storage
         found.append(Check("storage", "remote storage", lambda: _check_remote_storage(url), 90))
-    address = find_address(args.address)
+    address = find_address(asked.address)
     if address is not None:
-        return [*found, Check("cluster", "cluster", lambda: check_cluster(address, config, _output_folder(args)), 150)]
+        return [*found, Check("cluster", "cluster", lambda: check_cluster(address, config, _output_folder(asked)), 150)]
     return [*found, Check("cluster", "Ray", check_ray, 240)]
 
 
@@ -125,17 +124,17 @@ def answer(check: Check) -> list[Row]:
     return [replace(row, area=check.area) for row in found]
 
 
-def _configuration(args: argparse.Namespace) -> tuple[TrainConfig | None, Row]:
+def _configuration(asked: SearchRequest) -> tuple[TrainConfig | None, Row]:
     try:
-        config = resolve_config(args.config, parse_overrides(args.overrides))
+        config = resolve_config(asked.config, asked.overrides)
     except UserError as error:
         return None, Row("configuration", FAULT, " ".join(str(error).split()), "mend what the message names")
-    return config, Row("configuration", OK, args.config or "of the command line and the defaults")
+    return config, Row("configuration", OK, str(asked.config or "of the command line and the defaults"))
 
 
-def _output_folder(args: argparse.Namespace) -> Path:
-    if args.out or args.name or args.space:
-        return search_folder(args)
+def _output_folder(asked: SearchRequest) -> Path:
+    if asked.out or asked.name or asked.space:
+        return search_folder(asked)
     return Path("outputs").absolute()
 
 

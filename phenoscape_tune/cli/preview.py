@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phenoscape_tune.cli.common import available_cpus, warn, warn_of_advice
 from phenoscape_tune.cli.devices import Devices, batch_warnings, describe_devices, find_address
+from phenoscape_tune.cli.request import SearchRequest
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from phenoscape_tune.search.plan import Plan
 
 
-def show_dry_run(
-    args: argparse.Namespace, space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path
-) -> None:
+def show_dry_run(asked: SearchRequest, space: SearchSpace, base: TrainConfig, max_epochs: int, folder: Path) -> None:
     """Print the plan of a search, with warnings of what this machine lacks for it; nothing is started or written.
 
     Raises UserError for what can be refused without the images.
@@ -36,21 +34,21 @@ def show_dry_run(
         check_searched(space, base, None)
     cards = visible_gpus() if base.accelerator != "cpu" else []
     gpus, share = len(cards), 1.0
-    address = find_address(args.address)
+    address = find_address(asked.address)
     try:
-        concurrent, _, share = share_devices(available_cpus(), gpus, args.concurrent, trial_devices(base))
+        concurrent, _, share = share_devices(available_cpus(), gpus, asked.concurrent, trial_devices(base))
     except UserError as error:  # of this machine, which need not be the one that will run it
         warn([] if address else [str(error)])
-        concurrent = args.concurrent or 1
+        concurrent = asked.concurrent or 1
     data = f"data: {base.data_dir or 'generated sample specimens'} (not looked at)"
     disk = f"disk: {describe_bytes(free_bytes(folder))} free; what the search needs is told once its network is built"
     devices, memory = describe_devices(gpus), describe_memory(cards, share)
     if address:
         devices, memory, cards = f"those of the cluster at {address} (not asked)", [], []
-        concurrent = args.concurrent or 1
+        concurrent = asked.concurrent or 1
     print("\n".join(describe_plan(plan, devices, data, concurrent, [*memory, disk])))
-    warn_of_advice(base, args.quiet)
-    if not args.quiet:
+    warn_of_advice(base, asked.quiet)
+    if not asked.quiet:
         warn(batch_warnings(space, base, smallest(cards, share)))
     if base.accelerator == "gpu" and not gpus and not address:
         warn(["accelerator: gpu: this machine has no GPU"])
@@ -58,14 +56,14 @@ def show_dry_run(
         warn([f"data_dir: {base.data_dir}: no such folder on this machine"])
 
 
-def show_plan(args: argparse.Namespace, plan: Plan, parts: Parts, devices: Devices, ended: int = 0) -> None:
+def show_plan(asked: SearchRequest, plan: Plan, parts: Parts, devices: Devices, ended: int = 0) -> None:
     """Print the plan, of which so many trials have ended. Raises UserError where the disk has no room for the rest."""
     from phenoscape_tune.search.disk_plan import plan_disk
     from phenoscape_tune.search.display import describe_plan
 
     need = plan_disk(plan, devices.parameters, devices.concurrent, ended)
     need.check()
-    if not args.quiet:
+    if not asked.quiet:
         memory = [*describe_memory(devices.cards, devices.gpus), need.describe()]
         lines = describe_plan(plan, devices.describe(), parts.describe(), devices.concurrent, memory)
         print("\n".join(lines), flush=True)

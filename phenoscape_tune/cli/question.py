@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phenoscape_tune.cli.common import ensure_data, pack_progress, resolve_config, warn
+from phenoscape_tune.cli.request import SearchRequest
 from phenoscape_tune.cli.saved_search import SEARCH_FILE, read_search
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.layers import find_file, flatten, merge, parse_overrides
+from phenoscape_tune.layers import find_file, flatten, merge
 from phenoscape_tune.search.space import SearchSpace, build_space, load_space, share_faults
 from phenoscape_tune.storage import is_url
 from phenoscape_tune.yaml_file import load_mapping
@@ -22,53 +22,57 @@ if TYPE_CHECKING:
     from phenoscape_tune.search.study import TrialRecord
 
 
-def search_folder(args: argparse.Namespace) -> Path:
+UNNAMED = "search"  # the name of a search whose space is no file
+
+
+def search_folder(asked: SearchRequest) -> Path:
     """The absolute folder of a search."""
-    if args.out and is_url(args.out):
+    if asked.out and is_url(asked.out):
         raise UserError(
-            f"--out: {args.out} is remote, while the journal of a search is locked, appended to and synced, which "
+            f"--out: {asked.out} is remote, while the journal of a search is locked, appended to and synced, which "
             "needs a file system; write a local folder, and storage=URL for a copy of it there"
         )
-    if args.out:
-        return Path(args.out).expanduser().absolute()
-    if args.name is None and args.space is None:
+    if asked.out:
+        return Path(asked.out).expanduser().absolute()
+    if asked.name is None and asked.space is None:
         raise UserError("--space: say what to search, for example --space lr_temp.yaml")
-    name = args.name or Path(args.space).name.removesuffix(".yaml")
+    of_space = Path(asked.space).name.removesuffix(".yaml") if isinstance(asked.space, str) else UNNAMED
+    name = asked.name or of_space
     if Path(name).name != name or name in (".", ".."):
         raise UserError(f"--name: '{name}' is not a plain folder name; use --out for a path")
     return (Path("outputs") / name).absolute()
 
 
-def resolve_search(args: argparse.Namespace) -> tuple[SearchSpace, TrainConfig, int]:
+def resolve_search(asked: SearchRequest) -> tuple[SearchSpace, TrainConfig, int]:
     """Space, base configuration and length of a trial, in epochs: flags win, then key=value, then the files."""
-    if args.space is None:
+    if asked.space is None:
         raise UserError("--space: say what to search, for example --space lr_temp.yaml")
     faults = []
+    named = asked.space if isinstance(asked.space, str) else "space"
     space: SearchSpace | None = None
     config: TrainConfig | None = None
-    overrides = parse_overrides(args.overrides)
     try:
-        space, _ = load_space(args.space)
+        space = asked.space if isinstance(asked.space, SearchSpace) else load_space(asked.space)[0]
     except UserError as error:
         faults.append(str(error))
     try:
-        config = resolve_config(args.config, overrides)
+        config = resolve_config(asked.config, asked.overrides)
     except UserError as error:
         faults.append(str(error))
     if space is None or config is None:
         raise UserError("\n".join(faults))
-    if args.seed is not None:
-        config = build_config({**config.given(), "seed": args.seed}, "--seed")
-    flags = {"trials": args.trials, "hours": args.hours, "gpu_hours": args.gpu_hours}
+    if asked.seed is not None:
+        config = build_config({**config.given(), "seed": asked.seed}, "--seed")
+    flags = {"trials": asked.trials, "hours": asked.hours, "gpu_hours": asked.gpu_hours}
     budget = space.budget.model_copy(update={key: value for key, value in flags.items() if value is not None})
-    changes: dict[str, Any] = {"budget": budget, "order": args.order or space.order}
-    if args.no_confirm:
+    changes: dict[str, Any] = {"budget": budget, "order": asked.order or space.order}
+    if asked.no_confirm:
         changes["confirm"] = None
     # key=value beats the space file's budget, a flag beats both.
-    length = args.max_epochs or overrides.get("max_epochs") or budget.max_epochs or config.max_epochs
+    length = asked.max_epochs or asked.overrides.get("max_epochs") or budget.max_epochs or config.max_epochs
     space = space.model_copy(update=changes)
     if faults := share_faults(space):  # of the order that a flag chose
-        raise UserError("\n".join(f"{args.space}: {fault}" for fault in faults))
+        raise UserError("\n".join(f"{named}: {fault}" for fault in faults))
     return space, config, int(length)
 
 
@@ -119,33 +123,33 @@ def look_at_data(
     return make_plan(space, base, max_epochs, folder, metric), parts, channels
 
 
-def read_earlier_trials(args: argparse.Namespace, plan: Plan, parts: Parts) -> list[TrialRecord]:
+def read_earlier_trials(asked: SearchRequest, plan: Plan, parts: Parts) -> list[TrialRecord]:
     """The trials of `--warm-start`."""
-    if not args.warm_start:
+    if not asked.warm_start:
         return []
     from phenoscape_tune.search.warm_start import read_earlier
 
-    earlier = Path(args.warm_start).expanduser().absolute()
+    earlier = Path(asked.warm_start).expanduser().absolute()
     records = read_earlier(earlier, read_search(earlier), plan, parts.fingerprint)
-    if not args.quiet:
+    if not asked.quiet:
         print(f"warm start: {len(records)} trials of {earlier} fit this space", flush=True)
     return records
 
 
-def refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: Path) -> None:
+def refuse_changes(asked: SearchRequest, saved: Mapping[str, Any], folder: Path) -> None:
     """Raise UserError, naming the differences, where what is asked for now is not what the search was started with.
 
     What is not given now stays as it was then, which is said: a later version may have another default.
     """
-    values = (args.config, args.trials, args.max_epochs, args.order, args.seed, args.hours, args.gpu_hours)
-    asked = args.overrides or args.no_confirm or any(value is not None for value in values)
-    if args.space is None and not asked:
+    values = (asked.config, asked.trials, asked.max_epochs, asked.order, asked.seed, asked.hours, asked.gpu_hours)
+    changes = asked.overrides or asked.no_confirm or any(value is not None for value in values)
+    if asked.space is None and not changes:
         return
     from phenoscape_tune.data.parts import settle_like
 
-    if args.space is None:
+    if asked.space is None:
         raise UserError("--resume goes on with the search as it was started: leave out all but --name or --out")
-    space, base, max_epochs = resolve_search(args)
+    space, base, max_epochs = resolve_search(asked)
     # Read anew: a search that an earlier version began lacks the keys that have come since, with their defaults.
     where = str(folder / SEARCH_FILE)
     space_then, base_then = build_space(saved["space"], where), build_config(saved["config"], where)
@@ -155,7 +159,7 @@ def refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: P
         {"max_epochs": saved["max_epochs"], "space": space_then.to_mapping(), "config": base_then.to_mapping()}
     )
     changed = [key for key in sorted({*now, *then}) if now.get(key) != then.get(key)]
-    given = _given_keys(args)
+    given = _given_keys(asked)
     different = [key for key in changed if _is_within(key, given)]
     if different:
         lines = "\n  ".join(f"{key}: was {then.get(key)!r}, is {now.get(key)!r}" for key in different)
@@ -163,25 +167,32 @@ def refuse_changes(args: argparse.Namespace, saved: Mapping[str, Any], folder: P
             f"{folder}: was started with another space or configuration:\n  {lines}\n"
             "resume it as it was started (--resume with --name or --out alone), or choose another --name"
         )
-    if not args.quiet:
+    if not asked.quiet:
         warn([f"{key}: stays {then.get(key)!r}, as the search was started; is not given now" for key in changed])
 
 
-def _given_keys(args: argparse.Namespace) -> set[str]:
+def _given_keys(asked: SearchRequest) -> set[str]:
     """Keys of `search.yaml` that flags, key=value and files give a value, which is then no default."""
-    overrides = parse_overrides(args.overrides)
-    file = {} if args.config is None else load_mapping(find_file(args.config, "configs"))
-    config, space = merge(file, overrides), load_mapping(find_file(args.space, "search_spaces"))
+    file: Mapping[str, Any] = {}
+    if isinstance(asked.config, TrainConfig):
+        file = asked.config.given()
+    elif asked.config is not None:
+        file = load_mapping(find_file(asked.config, "configs"))
+    if isinstance(asked.space, SearchSpace):
+        space = asked.space.model_dump(mode="json", exclude_unset=True)
+    else:
+        space = load_mapping(find_file(str(asked.space), "search_spaces"))
+    config = merge(file, asked.overrides)
     given = set(flatten({"config": config, "space": space}))
     given.add("space.parameters")  # one that is left out is a change, too
     flags = {
-        "max_epochs": args.max_epochs or config.get("max_epochs") or "space.budget.max_epochs" in given,
-        "config.seed": args.seed is not None,
-        "space.budget.trials": args.trials,
-        "space.budget.hours": args.hours,
-        "space.budget.gpu_hours": args.gpu_hours,
-        "space.order": args.order,
-        "space.confirm": args.no_confirm,
+        "max_epochs": asked.max_epochs or config.get("max_epochs") or "space.budget.max_epochs" in given,
+        "config.seed": asked.seed is not None,
+        "space.budget.trials": asked.trials,
+        "space.budget.hours": asked.hours,
+        "space.budget.gpu_hours": asked.gpu_hours,
+        "space.order": asked.order,
+        "space.confirm": asked.no_confirm,
     }
     return given | {key for key, value in flags.items() if value}
 

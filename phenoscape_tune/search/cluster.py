@@ -99,6 +99,11 @@ def _init(**settings: Any) -> None:
             ray.shutdown()
 
 
+def stop_ray() -> None:
+    """Stop the Ray that `start_ray` started, or leave the cluster that it joined."""
+    ray.shutdown()
+
+
 def check_address(address: str) -> None:
     """Raise UserError where no cluster can be joined at `address` (`auto` or HOST:PORT), after 20 s at the latest."""
     where = f"--address {address}"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.evaluate.objective import Metric, trial_objective
 from phenoscape_tune.files import write_whole
 from phenoscape_tune.layers import get_key, set_key
@@ -76,6 +77,11 @@ class Outcome:
         if self.baseline is None or self.candidate is None:
             return None
         return self.metric.sign * (self.candidate.objective - self.baseline.objective)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the gain; None where it was not measured, or with one seed, which tells none."""
+        return (self.gain.low, self.gain.high) if self.gain and math.isfinite(self.gain.low) else None
 
 
 def decide(conductor: Conductor) -> Outcome | None:
@@ -214,15 +220,21 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def write_best(plan: Plan, outcome: Outcome) -> Path:
-    """`best.yaml`: the base configuration with the winner's values, runnable as it is."""
+def best_config(plan: Plan, outcome: Outcome) -> TrainConfig:
+    """The base configuration with the winner's values, runnable as it is; what follows from the images' channels, and
+    was not written, follows again."""
     values: dict[str, Any] = {}
     for key, value in outcome.best.record.values.items():
         set_key(values, key, value)
     values["out_dir"] = str(plan.folder / "best")
     if plan.base.storage is not None:
         values["storage"] = join_url(plan.base.storage, "best")
-    config = vary(plan.base, values, "best.yaml")
+    return build_config(vary(plan.base, values, "best.yaml").to_unsettled_mapping(), "best.yaml")
+
+
+def write_best(plan: Plan, outcome: Outcome) -> Path:
+    """`best.yaml`, which holds `best_config`."""
+    config = best_config(plan, outcome)
     path = plan.folder / "best.yaml"
     comment = f"# {outcome.best.record.name} of {plan.folder.name}: {outcome.verdict}\n"
     write_whole(path, comment + dump_mapping(config.to_unsettled_mapping()))
@@ -233,14 +245,14 @@ def write_summary(conductor: Conductor, outcome: Outcome | None) -> None:
     """`summary.json`: the same for programs."""
     plan = conductor.plan
     best, base = (outcome.best, outcome.baseline) if outcome else (None, None)
-    gain = outcome.gain if outcome else None
+    interval = outcome.interval if outcome else None
     summary = {
         "objective": {"metric": plan.objective.name, "higher_is_better": plan.objective.higher_is_better},
         "baseline": base and {"objective": base.objective, "sd": base.sd},
         "winner": best
         and {"trial": best.record.name, "values": best.record.values, "objective": best.objective, "sd": best.sd},
         "gain": outcome and outcome.difference,
-        "gain_ci95": [gain.low, gain.high] if gain and math.isfinite(gain.low) else None,
+        "gain_ci95": interval and list(interval),
         "candidate": outcome and outcome.candidate and outcome.candidate.record.name,
         "verdict": outcome.verdict if outcome else "no valid trial",
         "stages": [_stage_summary(conductor, index, stage) for index, stage in enumerate(conductor.stages)],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -47,14 +47,27 @@ class _Keys(BaseModel):
 
 
 class Parameter(_Keys):
-    """The range of one searched key."""
+    """The range of one searched key: `low` and `high`, perhaps in steps of `step`, or a choice's `values`.
+
+    `default` is tried first. Raises UserError where they have no meaning.
+    """
 
     type: Literal["uniform", "loguniform", "int", "logint", "choice"]
     low: float | None = None
     high: float | None = None
-    step: float | None = Field(None, gt=0)
+    step: float | None = Field(default=None, gt=0)
     values: list[Scalar] | None = None
     default: Scalar = None
+
+    if not TYPE_CHECKING:  # type checkers read the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise UserError("\n".join(f"Parameter: {_describe(fault)}" for fault in error.errors())) from None
+
+        __init__.__pydantic_base_init__ = True  # what pydantic validates by itself does not come this way
 
     @model_validator(mode="after")
     def _consistent(self) -> Parameter:
@@ -196,27 +209,42 @@ class Objective(_Keys):
 
 
 class Scheduler(_Keys):
-    grace_epochs: int = Field(3, ge=1)
-    reduction_factor: int = Field(3, ge=2)
+    grace_epochs: int = Field(default=3, ge=1)
+    reduction_factor: int = Field(default=3, ge=2)
 
 
 class Budget(_Keys):
     """Whichever ends first. `shares` are the stages' weights in the number of trials, for those that differ."""
 
-    trials: int = Field(24, ge=1)
-    max_epochs: int | None = Field(None, ge=1)
-    hours: float | None = Field(None, gt=0)
-    gpu_hours: float | None = Field(None, gt=0)
+    trials: int = Field(default=24, ge=1)
+    max_epochs: int | None = Field(default=None, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    gpu_hours: float | None = Field(default=None, gt=0)
     shares: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
 class Confirm(_Keys):
-    top_k: int = Field(3, ge=1)
-    seeds: int = Field(3, ge=1)
+    top_k: int = Field(default=3, ge=1)
+    seeds: int = Field(default=3, ge=1)
 
 
 class SearchSpace(_Keys):
-    """A search: what to vary and how long."""
+    """A search: what to vary and how long; the keys of a search-space file, by name.
+
+    Raises UserError that lists all faults at once, as `build_space` does.
+    """
+
+    if not TYPE_CHECKING:  # type checkers read the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError:
+                build_space(values, "SearchSpace")
+                raise
+            _refuse(_faults(self), "SearchSpace")
+
+        __init__.__pydantic_base_init__ = True  # what pydantic validates by itself does not come this way
 
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
     order: Literal["staged", "joint"] = "staged"
@@ -226,10 +254,10 @@ class SearchSpace(_Keys):
     scheduler: Scheduler = Field(default_factory=Scheduler)
     budget: Budget = Field(default_factory=Budget)
     confirm: Confirm | None = Field(default_factory=Confirm)
-    max_failures: int = Field(2, ge=0)  # times that a trial whose process died goes on from its last checkpoint
+    max_failures: int = Field(default=2, ge=0)  # times that a trial whose process died goes on from its last checkpoint
     # Seconds without a report after which a trial is taken for hung; null: by the epochs that were measured.
-    report_timeout: float | None = Field(None, gt=0)
-    keep: int = Field(5, ge=1)  # ended trials whose checkpoints are kept: the best ones (retention.py)
+    report_timeout: float | None = Field(default=None, gt=0)
+    keep: int = Field(default=5, ge=1)  # ended trials whose checkpoints are kept: the best ones (retention.py)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `build_space` reads back to an equal space."""
@@ -261,14 +289,25 @@ def build_space(values: Mapping[str, Any], source: str = "search space") -> Sear
                 faults += _parameter_faults(str(key), Parameter.model_validate(parameter))
             except ValidationError:
                 faults += [fault for fault in (_key_fault(str(key)),) if fault]
+        _refuse(faults, source)
+        raise
+    _refuse(_faults(space), source)
+    return space
+
+
+def _refuse(faults: Sequence[str], source: str) -> None:
+    """Raise UserError of all faults; nothing where there are none."""
+    if faults:
         raise UserError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults))) from None
+
+
+def _faults(space: SearchSpace) -> list[str]:
+    """What pydantic does not judge: keys that cannot be searched, values that the configuration refuses, shares."""
     faults = [fault for key, parameter in space.parameters.items() for fault in _parameter_faults(key, parameter)]
     faults += share_faults(space)
     if {"input_size", "transforms.input_size"} <= set(space.parameters):
         faults.append("parameters.input_size and parameters.transforms.input_size are the same key; keep one")
-    if faults:
-        raise UserError("\n".join(f"{source}: {fault}" for fault in dict.fromkeys(faults)))
-    return space
+    return faults
 
 
 def _describe(fault: ErrorDetails) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,10 @@ ENDED, DIES = "ended", "process_dies"
 FULL_DISK = "full disk"  # not an end of the trial, but of the search, which can be resumed
 NOTE = "note"  # key, in a report, of a line for the user
 
+
+# Read before an actor takes its next trial. A Ray that the caller started does not hand on what `start_ray` sets; with
+# Ray's own 2 s a trial that closes slowly after an early stop would lose its slot for good.
+os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "120")
 
 # Of this process: finding and checking 100,000 files again would take seconds a trial.
 _opened: dict[tuple[object, ...], Parts] = {}

@@ -18,12 +18,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -123,12 +124,25 @@ def _run_once(
             environment = _environment(rank, count, port, config.accelerator)
             arguments = (theirs, environment, threads, train, config.given(), options, LOGGER.level)
             process = context.Process(target=_be_rank, args=arguments, name=f"rank {rank}", daemon=True)
-            process.start()
+            with _without_main():
+                process.start()
             theirs.close()
             ranks.append(_Rank(process, ours))
         return _listen(ranks, report)
     finally:
         _end(ranks)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the caller's script within: multiprocessing would run it again in each rank, which needs nothing of it, and
+    a script without `if __name__ == "__main__"` would train again there."""
+    own = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = own
 
 
 def _listen(ranks: list[_Rank], report: Callable[[Row], None]) -> list[Row]:

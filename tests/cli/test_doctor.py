@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from phenoscape_tune.cli import doctor
+from phenoscape_tune.cli.request import SearchRequest, request_of
 from phenoscape_tune.cli.rows import FAULT, OK, WARNING, Row
 from phenoscape_tune.cli.tune import build_parser
 from phenoscape_tune.data import envi
@@ -19,11 +20,15 @@ from phenoscape_tune.data import envi
 ROOT = Path(__file__).parents[2]
 
 
+def asked_by(*arguments: str) -> SearchRequest:
+    return request_of(SearchRequest, build_parser().parse_intermixed_args(["--doctor", *arguments]))
+
+
 def rows_of(*arguments: object) -> dict[str, Row]:
     """The rows of the quick checks: those that start no process."""
-    args = build_parser().parse_intermixed_args(["--doctor", *map(str, arguments)])
+    asked = asked_by(*map(str, arguments))
     slow = {"imports", "Ray"}
-    return {row.name: row for check in doctor.checks(args) if check.name not in slow for row in doctor.answer(check)}
+    return {row.name: row for check in doctor.checks(asked) if check.name not in slow for row in doctor.answer(check)}
 
 
 def test_images_are_counted_and_tried(birds: Path, tmp_path: Path) -> None:
@@ -110,8 +115,8 @@ def test_remote_storage_that_does_not_answer_is_given_up(monkeypatch: pytest.Mon
 
 def test_an_address_is_looked_at_instead_of_a_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    args = build_parser().parse_intermixed_args(["--doctor", "--address", "127.0.0.1:1"])
-    assert [check.name for check in doctor.checks(args) if check.area == "cluster"] == ["cluster"]
+    asked = asked_by("--address", "127.0.0.1:1")
+    assert [check.name for check in doctor.checks(asked) if check.area == "cluster"] == ["cluster"]
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     row = rows_of()["cluster"]
     assert row.state == FAULT and "nobody answers there" in row.found and row.area == "cluster"

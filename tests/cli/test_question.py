@@ -8,6 +8,7 @@ from PIL import Image
 from tune_command import TINY, bad
 
 from phenoscape_tune.cli.question import refuse_changes, resolve_search
+from phenoscape_tune.cli.request import SearchRequest, request_of
 from phenoscape_tune.cli.tune import build_parser
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
@@ -21,6 +22,10 @@ parameters:
   temperature: {type: uniform, low: 0.05, high: 0.5}
 budget: {trials: 6}
 """
+
+
+def asked_by(*arguments: str) -> SearchRequest:
+    return request_of(SearchRequest, build_parser().parse_intermixed_args(arguments))
 
 
 class Begun:
@@ -41,9 +46,9 @@ class Begun:
             "max_epochs": max_epochs, "space": space.to_mapping(), "config": config.to_mapping()
         }  # fmt: skip
 
-    def arguments(self, *more: str) -> Any:
+    def arguments(self, *more: str) -> SearchRequest:
         files = ["--space", str(self.space), "--config", str(self.config)]
-        return build_parser().parse_intermixed_args([*files, f"data_dir={self.folder}", "--resume-or-start", *more])
+        return asked_by(*files, f"data_dir={self.folder}", "--resume-or-start", *more)
 
     def had(self, key: str, value: object) -> None:
         set_key(self.saved, key, value)
@@ -123,11 +128,11 @@ def test_the_samples_settings_are_defaults_of_this_version(
 ) -> None:
     sample = str(begun.folder / "sample")
     monkeypatch.setattr("phenoscape_tune.cli.question.ensure_data", lambda c: c.model_copy(update={"data_dir": sample}))
-    args = build_parser().parse_intermixed_args(["--space", str(begun.space), "--resume"])
-    config = resolve_search(args)[1]
+    asked = asked_by("--space", str(begun.space), "--resume")
+    config = resolve_search(asked)[1]
     begun.saved["config"] = build_config({**config.to_mapping(), "batch_size": 8, "data_dir": sample}).to_mapping()
     begun.saved["max_epochs"] = 2
-    refuse_changes(args, begun.saved, begun.folder)
+    refuse_changes(asked, begun.saved, begun.folder)
     told = capsys.readouterr().err
     assert "config.batch_size: stays 8" in told and "max_epochs: stays 2" in told
 

@@ -5,11 +5,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from phenoscape_tune.cli import train
+from phenoscape_tune.cli import train, whole_run
 from phenoscape_tune.config import build_config
+from phenoscape_tune.errors import NoResult
 from phenoscape_tune.layers import load_config
 from phenoscape_tune.storage import Storage
 from phenoscape_tune.yaml_file import dump_mapping
@@ -59,7 +61,7 @@ def test_a_checkpoint_that_is_fetched_appears_whole_and_a_killed_fetch_is_begun_
     (remote / "config.yaml").write_text(dump_mapping(build_config({"out_dir": str(folder)}).to_mapping()))
     (remote / "checkpoints" / "last.ckpt").write_bytes(b"all of it")
     # What a process leaves that is killed while it fetches.
-    begun = folder / train.FETCHED / "checkpoints"
+    begun = folder / whole_run.FETCHED / "checkpoints"
     begun.mkdir(parents=True)
     (begun / "last.ckpt").write_bytes(b"a par")
     seen, download, resumed = [], Storage.download, []
@@ -69,17 +71,17 @@ def test_a_checkpoint_that_is_fetched_appears_whole_and_a_killed_fetch_is_begun_
         seen.append({path.name for path in folder.glob("*") if not path.name.startswith(".")})
         return found
 
-    def note(config: object, resume: Path, *more: object) -> int:
+    def note(config: object, resume: Path, *more: object) -> NoReturn:
         resumed.append((resume, resume.read_bytes()))
-        return 0
+        raise NoResult
 
     monkeypatch.setattr(Storage, "download", look_and_download)
-    monkeypatch.setattr(train, "_run", note)
+    monkeypatch.setattr(whole_run, "_run", note)
     own = (f"out_dir={folder}", "accelerator=cpu")
     assert run("--resume", f"file://{remote}/checkpoints/none.ckpt", *own) == 2
     assert "no such checkpoint" in capsys.readouterr().err
     last = folder / "checkpoints" / "last.ckpt"
-    assert run("--resume", f"file://{remote}/checkpoints/last.ckpt", *own) == 0
+    assert run("--resume", f"file://{remote}/checkpoints/last.ckpt", *own) == 1
     assert resumed == [(last, b"all of it")]
     assert seen and all(names == set() for names in seen)
     assert {path.name for path in folder.iterdir()} == {"checkpoints", "config.yaml"}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tune_command import SPACE, TINY, bad, run
 
-from phenoscape_tune.cli import tune
+from phenoscape_tune.cli import tune, whole_search
 from phenoscape_tune.layers import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -321,9 +321,9 @@ def test_a_result_that_appears_while_a_search_starts_is_not_deleted(
         for name in ("search.yaml", "report.html"):
             (folder / name).write_text("theirs")
 
-    monkeypatch.setattr(tune, "start_devices", another_search_ends)
-    monkeypatch.setattr(tune, "measure_batch_sizes", lambda plan, *ignored: plan)
-    monkeypatch.setattr(tune, "show_plan", lambda *ignored: None)
+    monkeypatch.setattr(whole_search, "start_devices", another_search_ends)
+    monkeypatch.setattr(whole_search, "measure_batch_sizes", lambda plan, *ignored: plan)
+    monkeypatch.setattr(whole_search, "show_plan", lambda *ignored: None)
     assert run("--space", space, "--out", folder, f"data_dir={birds}", *TINY) == 2
     assert f"{folder}: exists already" in capsys.readouterr().err
     assert (folder / "report.html").read_text() == "theirs"

@@ -10,7 +10,7 @@ import pytest
 from driver import Driver, Objective, learn, make_plan, open_conductor, search
 
 from phenoscape_tune.cli.search_copy import open_mirror
-from phenoscape_tune.cli.tune import _finish
+from phenoscape_tune.cli.whole_search import finish
 from phenoscape_tune.config import build_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import CANDIDATES
@@ -166,8 +166,7 @@ def test_storage_has_at_the_end_what_trials_that_were_cut_off_did_not_upload(tmp
         driver = Driver(conductor, train)
         for _ in driver.reports():
             retention.sweep()
-        assert _finish(conductor, mirror) == 0
-        outcome = decide(conductor)
+        outcome = finish(conductor, mirror).outcome
     assert outcome is not None and conductor.baseline is not None
     here, there = files(folder), files(remote)
     kept = {conductor.ranked()[0].name, conductor.baseline.name, outcome.best.record.name}
