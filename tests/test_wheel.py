@@ -60,6 +60,51 @@ def test_each_command_tells_its_arguments(installed: Command) -> None:
         assert f"usage: {command}.py" in result.stdout
 
 
+USER = """
+from pathlib import Path
+
+from phenoscape_tune import Parameter, SearchSpace, TrainConfig, TrainResult, TuneResult, UserError, train, tune
+
+space = SearchSpace(parameters={"lr": Parameter(type="loguniform", low=1e-5, high=1e-1)})
+try:
+    result: TuneResult = tune(space, TrainConfig(data_dir="birds", lr=1e-3, precision=32), trials=4)
+    run: TrainResult = train(result.best, overrides={"transforms.cj_strength": 0.8})
+    checkpoint: Path = run.checkpoint
+    gain: float = result.gain
+    tune("lr_temp", "rgb_basic.yaml", trials="many")
+    TrainConfig(lr="x", bachsize=3)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_users_file_is_checked_against_its_types(installed: Command, tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(USER)
+    environment = installed("-c", "import sys; print(sys.executable)").stdout.strip()
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--python-executable",
+        environment,
+        "--config-file",
+        os.devnull,
+    ]
+    # Far from the checkout, whose own files mypy would find first.
+    result = subprocess.run(
+        [*command, "--cache-dir", str(tmp_path / "cache"), str(path)], cwd=tmp_path, capture_output=True, text=True,
+        timeout=500,
+    )  # fmt: skip
+    lines = USER.splitlines()
+    told = [line for line in result.stdout.splitlines() if ": error: " in line]
+    wrong = {lines[int(line.split(":")[1]) - 1].split("(")[0].strip() for line in told}
+    assert wrong == {"gain: float = result.gain", "tune", "TrainConfig"}, result.stdout + result.stderr
+    assert any('"float | None"' in line for line in told)
+    assert any('Unexpected keyword argument "bachsize"' in line for line in told)
+
+
 def test_the_demo_runs_from_any_folder(installed: Command, tmp_path: Path) -> None:
     few = ["--trials", "3", "--max-epochs", "1", "--no-confirm", "--concurrent", "2"]
     arguments = ["--space", "demo.yaml", "--out", str(tmp_path / "demo"), *few, "input_size=32", "accelerator=cpu"]

@@ -329,7 +329,7 @@ def _describe(fault: ErrorDetails) -> str:
     if fault["type"] == "too_short":
         return f"{key}: names no key to search, for example lr: {{type: loguniform, low: 1.0e-5, high: 1.0e-1}}"
     if fault["type"] == "value_error":
-        return f"{key}: {message}"
+        return f"{key}: {message}" if key else message
     return f"{key}: {fault['input']!r} is not valid: {message[0].lower()}{message[1:]}"
 
 
