@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,7 +36,9 @@ def describe_fault(fault: ErrorDetails, known: Mapping[str, Any]) -> str:
     message = message[0].lower() + message[1:]
     if key == "storage":  # there may be a password in it
         return f"storage: {message}"
-    return f"{key}: {value!r} is not valid: {message}{_remedy(known.get(key))}"
+    comma = isinstance(value, str) and re.fullmatch(r"\s*[-+]?\d+,\d+\s*", value)
+    point = f"; write {value.strip().replace(',', '.')}" if comma else ""
+    return f"{key}: {value!r} is not valid: {message}{point}{_remedy(known.get(key))}"
 
 
 def _remedy(field: Any) -> str:

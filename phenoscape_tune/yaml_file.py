@@ -92,7 +92,7 @@ def load_mapping(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}{where}: {problem}") from error
+        raise UserError(f"{path}{where}: {problem}{_remedy(error)}") from error
     except _MISFITS as error:
         raise UserError(f"{path}: cannot be read as YAML: {type(error).__name__}: {error}") from error
     if content is None:
@@ -103,6 +103,26 @@ def load_mapping(path: Path) -> dict[str, Any]:
     if strange:
         raise UserError(f"{path}: keys must be names, found {strange[0]!r}")
     return content
+
+
+def _remedy(error: yaml.YAMLError) -> str:
+    """What to write instead, for the commonest slips; PyYAML tells where it noticed them, which may be lines later."""
+    problem, context = (str(getattr(error, key, None) or "") for key in ("problem", "context"))
+    begun = getattr(error, "context_mark", None)
+    if "'\\t'" in problem:
+        return "; indent by spaces, not by tabs"
+    if begun is None:
+        return ""
+    if "flow mapping" in context or "flow sequence" in context:
+        opening, closing = ("{", "}") if "mapping" in context else ("[", "]")
+        return f"; is the {opening} of line {begun.line + 1} closed by {closing}, and a comma between its entries?"
+    if "simple key" in context:
+        return f"; line {begun.line + 1} is no `key: value` (a colon and a space after the key)"
+    if "block mapping" in context:
+        return "; are all keys of one level indented by as many spaces?"
+    if "quoted scalar" in context:
+        return f"; is the quote of line {begun.line + 1} closed?"
+    return ""
 
 
 class _PlainDumper(yaml.SafeDumper):

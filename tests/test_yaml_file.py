@@ -185,6 +185,21 @@ def test_a_syntax_fault_names_file_and_line() -> None:
     assert "some.yaml line 3" in refusal("a: 1\nb: [1, 2\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lr: {low: 1, high: 2\ntemperature: {low: 1}\n", "is the { of line 1 closed by }"),
+        ("a: 1\nb: [1, 2\n", "is the [ of line 2 closed by ]"),
+        ("lr: 1\nbatch_size 32\nseed: 1\n", "line 2 is no `key: value`"),
+        ("lr: 1\n\tseed: 2\n", "indent by spaces, not by tabs"),
+        ("transforms:\n    hf_prob: 1\n  cj_prob: 1\n", "are all keys of one level indented by as many spaces?"),
+        ("labels: 'birds.csv\nlr: 1\n", "is the quote of line 1 closed?"),
+    ],
+)
+def test_the_commonest_slips_are_told_with_what_to_write(text: str, told: str) -> None:
+    assert told in refusal(text)
+
+
 def test_lists_stand_on_one_line_and_keys_in_their_order() -> None:
     assert dump_mapping({"z": [1, 2.5], "a": {"y": (0.1, 2.0)}}) == "z: [1, 2.5]\na:\n  y: [0.1, 2.0]\n"
 

@@ -32,6 +32,7 @@ def to_mapping(checks: Checks, config: TrainConfig) -> dict[str, Any]:
         "readable": len(measured.specimens.names),
         "modality": measured.specimens.modality,
         "passed_over": measured.specimens.passed_over,
+        "not_read": measured.specimens.not_read,
         "labels": measured.specimens.label_source,
         "settings": {key: getattr(config, key) for key in keys},
         "faults": [finding.check for finding in checks.faults],
@@ -98,8 +99,7 @@ def describe(checks: Checks, config: TrainConfig) -> list[RenderableType]:
     total = len(specimens.names) + len(checks.measured.unreadable)
     parts = ", ".join(f"{len(indices):,} {part}" for part, indices in checks.parts.items())
     head = f"{specimens.root}: {total:,} {specimens.modality} images ({parts}), {specimens.label_source}"
-    if specimens.passed_over:
-        head += f"; {specimens.passed_over:,} of another modality beside them are passed over"
+    head += specimens.describe_others()
     found = Table(box=None, pad_edge=False, header_style="bold")
     found.add_column("check", no_wrap=True)
     found.add_column("found", justify="right", no_wrap=True)

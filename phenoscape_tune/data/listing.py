@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from phenoscape_tune.data import pictures, tiff
 from phenoscape_tune.data.envi import DATA_SUFFIXES, data_files, is_envi_header
-from phenoscape_tune.data.layout import OtherChannels, UnreadableImage
+from phenoscape_tune.data.layout import OtherChannels, UnreadableImage, printable
 from phenoscape_tune.data.readers import Modality
 from phenoscape_tune.errors import UserError
 
@@ -21,10 +23,13 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 HEADER_SUFFIX = ".hdr"
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".mpg", ".mpeg", ".wmv", ".webm")
+# Of a camera or a phone, and no reader's.
+PHOTO_SUFFIXES = (".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".gif", ".psd")
 # TIFF files that are looked into to tell whether a folder holds pictures; packing looks into every one.
 LOOKED_INTO = 32
 # Of these, the most whose pixels tell whether a fourth channel is transparency.
 DECODED = 4
+LISTED = 10_000  # entries of a folder among which one of a similar name is looked for
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Listing:
     """Posix paths relative to the folder, sorted; of a hyperspectral cube its header's."""
     passed_over: int = 0
     """Pictures and ENVI headers beside them that are of another modality."""
+    not_read: str = ""
+    """Archives, videos and photographs that no reader knows, by suffix with their number; what a user may have taken
+    for images."""
 
 
 def list_images(root: Path, modality: Literal["auto"] | Modality = "auto") -> Listing:
@@ -69,7 +77,8 @@ def list_images(root: Path, modality: Literal["auto"] | Modality = "auto") -> Li
         passed_over = pictures_in_all - len(found) + len(cubes)
     if not found:
         raise UserError(_describe_no_images(root, names, modality))
-    return Listing(modality, tuple(found), passed_over)
+    strange = (*ARCHIVE_SUFFIXES, *VIDEO_SUFFIXES, *PHOTO_SUFFIXES)
+    return Listing(modality, tuple(found), passed_over, _count_suffixes(ending(strange)))
 
 
 def files_of(path: Path, modality: Modality) -> list[Path]:
@@ -140,7 +149,9 @@ def _list_cubes(root: Path, cubes: Sequence[str], headers: Sequence[str], data: 
 def _list_files(root: Path) -> list[str]:
     """Names of all files below root, in no order."""
     if not root.exists():
-        raise UserError(f"data_dir: {root} does not exist. Write the path of a folder of images.")
+        raise UserError(
+            f"data_dir: {root} does not exist{_nearest_folder(root)}. Write the path of a folder of images."
+        )
     if not root.is_dir():
         hint = " Unpack it first." if root.suffix.lower() in ARCHIVE_SUFFIXES else ""
         raise UserError(f"data_dir: {root} is a file, not a folder.{hint} Write the path of a folder of images.")
@@ -175,6 +186,18 @@ def _list_files(root: Path) -> list[str]:
     return names
 
 
+def _nearest_folder(root: Path) -> str:
+    """A hint at the folder beside a missing one that is spelt most like it, or at where its path breaks off."""
+    parent = root.parent
+    if not parent.is_dir():
+        return f", nor does {parent}"
+    with suppress(OSError), os.scandir(parent) as entries:
+        folders = [entry.name for entry in islice(entries, LISTED) if entry.is_dir()]
+        match = difflib.get_close_matches(root.name, folders, n=1)
+        return f"; did you mean {printable(str(parent / match[0]))}?" if match else ""
+    return ""
+
+
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
@@ -190,12 +213,21 @@ def _describe_no_images(root: Path, others: Sequence[str], modality: Modality) -
     }[modality]
     if not others:
         return f"data_dir: {root} is empty. Write the path of a folder of images ({known})."
-    counts = Counter(Path(name).suffix.lower() or "no suffix" for name in others).most_common(5)
-    listed = ", ".join(f"{suffix} ×{count}" for suffix, count in counts)
+    listed = _count_suffixes(others)
     files = f"{len(others)} file{'s' if len(others) > 1 else ''}"
     hint = ""
-    for suffixes, advice in ((ARCHIVE_SUFFIXES, "Unpack {} first."), (VIDEO_SUFFIXES, "Take frames from {} first.")):
+    for suffixes, advice in (
+        (ARCHIVE_SUFFIXES, "Unpack {} first."),
+        (VIDEO_SUFFIXES, "Take frames from {} first."),
+        (PHOTO_SUFFIXES, "Save {} and its like as JPEG, PNG or TIFF first."),
+    ):
         found = next((name for name in sorted(others) if Path(name).suffix.lower() in suffixes), None)
-        hint += f" {advice.format(Path(found).name)}" if found else ""
+        hint += f" {advice.format(printable(Path(found).name))}" if found else ""
     kind = "an image" if modality == "rgb" else f"a {modality} image"
     return f"data_dir: {root} holds {files}, none {kind} ({listed}); known: {known}.{hint}"
+
+
+def _count_suffixes(names: Sequence[str]) -> str:
+    """The commonest suffixes of files, with their numbers."""
+    counts = Counter(printable(Path(name).suffix.lower()) or "no suffix" for name in names).most_common(5)
+    return ", ".join(f"{suffix} ×{count}" for suffix, count in counts)

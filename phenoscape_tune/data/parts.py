@@ -108,10 +108,7 @@ class Parts:
         told = f"{len(self.images.pixels):,} images ({told}), {self.images.specimens.label_source}"
         if self.images.recipe.modality != "rgb":
             told += f"; {self.images.recipe.describe()}"
-        passed_over = self.images.specimens.passed_over
-        return (
-            f"{told}; {passed_over:,} images of another modality beside them are passed over" if passed_over else told
-        )
+        return told + self.images.specimens.describe_others()
 
 
 def data_key(config: TrainConfig) -> tuple[object, ...]:

@@ -34,6 +34,13 @@ class Specimens:
     """Which reader reads them."""
     passed_over: int = 0
     """Pictures of another modality that lie beside them."""
+    not_read: str = ""
+    """Archives, videos and photographs beside them that no reader knows, by suffix with their number."""
+
+    def describe_others(self) -> str:
+        """What lies beside the images and is not read, as the end of a line; nothing where there is nothing."""
+        told = f"; {self.passed_over:,} images of another modality beside them are passed over"
+        return (told if self.passed_over else "") + (f"; not read: {self.not_read}" if self.not_read else "")
 
     def keep(self, indices: Iterable[int] | np.ndarray) -> "Specimens":
         """The specimens at ``indices`` (int, in the order given); ``classes`` stay as they are."""
@@ -95,6 +102,7 @@ def find_specimens(
         label_source=label_source,
         modality=listing.modality,
         passed_over=listing.passed_over,
+        not_read=listing.not_read,
     )
 
 

@@ -67,7 +67,7 @@ def test_spectra_have_a_figure_and_numbers_by_class(
     result = read(tmp_path / "out")
     assert (result["modality"], result["passed_over"]) == ("hyperspectral", 1)
     told = " ".join(printed.split())
-    assert "32 hyperspectral images" in told and "1 of another modality beside them are passed over" in told
+    assert "32 hyperspectral images" in told and "1 images of another modality beside them are passed over" in told
     assert [row["wavelength_nm"] for row in result["channels"]] == list(range(400, 800, 20))
     assert [(row["class"], row["images"]) for row in result["spectra"]] == [("notch", 16), ("plain", 16)]
     notch, plain = (np.array(row["mean"]) for row in result["spectra"])

@@ -156,3 +156,25 @@ def test_a_folder_without_images_of_the_modality_is_refused(tmp_path: Path, moda
     write_picture(tmp_path / "a.jpg")
     with pytest.raises(UserError, match=message):
         list_images(tmp_path, modality)  # type: ignore[arg-type]
+
+
+def test_what_a_user_may_have_taken_for_images_is_counted(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "MVI_1.MP4", "old.zip", "IMG_1.HEIC", "IMG_2.heic", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert list_images(tmp_path).not_read == ".heic ×2, .mp4 ×1, .zip ×1"
+    (tmp_path / "a.jpg").unlink()
+    (tmp_path / "b.jpg").unlink()
+    with pytest.raises(
+        UserError, match=r"Unpack old\.zip first\. .*MVI_1\.MP4 first\. Save IMG_1\.HEIC and its like as JPEG"
+    ):
+        list_images(tmp_path)
+
+
+def test_a_misspelt_folder_is_told_with_the_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "birds").mkdir()
+    with pytest.raises(UserError, match=r"brids does not exist; did you mean .*/birds\?"):
+        list_images(tmp_path / "brids")
+    with pytest.raises(UserError, match=r"x does not exist\. Write"):
+        list_images(tmp_path / "x")
+    with pytest.raises(UserError, match=r"nowhere/birds does not exist, nor does .*/nowhere\."):
+        list_images(tmp_path / "nowhere" / "birds")
