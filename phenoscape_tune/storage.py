@@ -69,7 +69,9 @@ class Storage:
         try:
             self._system, self._root = _open(check_url(url))
         except (ValueError, OSError, ImportError) as error:  # pyarrow's ArrowInvalid is a ValueError
-            raise UserError(f"storage: {url}: {first_line(error)}") from error
+            raise UserError(
+                f"storage: {url}: {first_line(error)}; check the URL and the network, or leave storage out"
+            ) from error
 
     def check(self) -> None:
         """Write, read and remove a small file. Raises UserError where that fails."""

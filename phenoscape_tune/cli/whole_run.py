@@ -63,8 +63,8 @@ class Trained:
         scores = f"validation loss {final['val_loss']:.3f}, {self.metric.title} {final['objective']:.3f}"
         return [
             f"trained {final['epoch']} epochs: {scores}",
-            f"weights   {folder / 'checkpoints' / 'best.ckpt'}",
-            f"look      tensorboard --logdir {folder}",
+            f"weights   {shlex.quote(str(folder / 'checkpoints' / 'best.ckpt'))}",
+            f"look      tensorboard --logdir {shlex.quote(str(folder))}",
         ]
 
 

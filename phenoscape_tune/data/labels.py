@@ -66,7 +66,14 @@ def read_label_rows(path: Path) -> tuple[dict[str, tuple[str, str]], bool]:
                 if name in rows:
                     raise UserError(f"labels: {path}, line {reader.line_num}: {name} stands twice. Keep one row.")
                 rows[name] = ((row["label"] or "").strip(), (row.get("group") or "").strip())
-    except (OSError, UnicodeDecodeError, csv.Error) as fault:
+    except FileNotFoundError as fault:
+        raise UserError(
+            f"labels: {path} does not exist. Write the path of a CSV file with the header filename,label, or leave "
+            "labels out."
+        ) from fault
+    except OSError as fault:
+        raise UserError(f"labels: {path} cannot be read: {fault.strerror}.") from fault
+    except (UnicodeDecodeError, csv.Error) as fault:
         raise UserError(f"labels: {path} cannot be read as a CSV file in UTF-8: {fault}.") from fault
     return rows, "group" in columns
 

@@ -36,7 +36,7 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.ray_folder import check_ray_folder, hide_token
+from phenoscape_tune.search.ray_folder import check_ray_folder, hide_token, lend_token
 
 if TYPE_CHECKING:
     from phenoscape_tune.training.capacity import Capacity
@@ -69,6 +69,7 @@ def start_ray(cpus: int, verbose: bool, address: str | None = None) -> None:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
     if address is None:
         check_ray_folder()
+        lend_token()
         # Not a cluster that RAY_ADDRESS names: the caller has looked there.
         where: dict[str, Any] = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import secrets
+import tempfile
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +31,24 @@ def check_ray_folder(environment: Mapping[str, str] = os.environ) -> str:
             "short folder, for example RAY_TMPDIR=/tmp"
         )
     return folder
+
+
+def lend_token(environment: MutableMapping[str, str] = os.environ, home: Path | None = None) -> None:
+    """Where Ray cannot write the token of its authentication into the home folder, give it one in the environment.
+
+    Ray makes a token once and keeps it in `~/.ray`; this one is as long as this process lives, and handed to its
+    children. A token that the user has named is left alone.
+    """
+    if any(key in environment for key in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")):
+        return
+    try:
+        folder = (home or Path.home()) / ".ray"
+        if not (folder / "auth_token").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except (OSError, RuntimeError):
+        environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def hide_token(home: Path | None = None) -> None:

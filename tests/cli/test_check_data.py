@@ -129,7 +129,7 @@ def test_faults_are_told_and_strict_makes_them_the_exit_code(
         (["birds", "input_sise=3"], "did you mean 'input_size'"),
         (["birds", "--out", "birds/check"], "lies in the folder of images"),
         (["birds", "group_by=("], "no regular expression"),
-        (["birds", "labels=none.csv"], "cannot be read as a CSV"),
+        (["birds", "labels=none.csv"], "none.csv does not exist"),
         (["text"], "none of the 1 images in .* can be read: a.jpg: not an image"),
     ],
 )

@@ -158,8 +158,10 @@ def test_a_table_of_a_larger_collection_fits_a_folder_that_it_labels_wholly(tmp_
 
 def test_missing_or_binary_csv_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "1.png")
-    with pytest.raises(UserError, match="cannot be read as a CSV"):
+    with pytest.raises(UserError, match=r"nowhere\.csv does not exist\. Write the path of a CSV file"):
         find_specimens(tmp_path, tmp_path / "nowhere.csv")
+    with pytest.raises(UserError, match=r"cannot be read: Is a directory\."):
+        find_specimens(tmp_path, tmp_path)
     (tmp_path / "labels.csv").write_bytes(b"filename,label\n1.png,\xff\xfe\n")
     with pytest.raises(UserError, match="cannot be read as a CSV file in UTF-8"):
         find_specimens(tmp_path, tmp_path / "labels.csv")

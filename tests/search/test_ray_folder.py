@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.search.ray_folder import LONGEST_PATH, LONGEST_SOCKET, check_ray_folder, hide_token
+from phenoscape_tune.search.ray_folder import LONGEST_PATH, LONGEST_SOCKET, check_ray_folder, hide_token, lend_token
 
 
 def test_a_folder_is_refused_exactly_where_a_socket_no_longer_fits(tmp_path: Path) -> None:
@@ -41,3 +41,20 @@ def test_the_token_is_its_owners_alone(tmp_path: Path) -> None:
     hide_token(tmp_path)
     assert token.stat().st_mode & 0o777 == 0o600
     assert token.read_text() == "secret"
+
+
+def test_a_home_that_cannot_be_written_is_no_hindrance_to_a_token(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    lent: dict[str, str] = {}
+    lend_token(lent, tmp_path / "file")
+    assert len(lent["RAY_AUTH_TOKEN"]) == 64
+    again: dict[str, str] = {}
+    lend_token(again, tmp_path / "file")
+    assert again != lent
+    for named in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        own = {named: "the user's"}
+        lend_token(own, tmp_path / "file")
+        assert own == {named: "the user's"}
+    none: dict[str, str] = {}
+    lend_token(none, tmp_path / "home")  # Ray's own place
+    assert not none and not list((tmp_path / "home" / ".ray").iterdir())
