@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -79,30 +80,34 @@ except UserError as error:
 
 
 def test_a_users_file_is_checked_against_its_types(installed: Command, tmp_path: Path) -> None:
-    path = tmp_path / "mine.py"
-    path.write_text(USER)
+    path, settings = tmp_path / "mine.py", tmp_path / "mypy.ini"
+    settings.write_text("[mypy]\n")
     environment = installed("-c", "import sys; print(sys.executable)").stdout.strip()
     command = [
         sys.executable,
         "-m",
         "mypy",
         "--strict",
+        f"--config-file={settings}",
         "--python-executable",
         environment,
-        "--config-file",
-        os.devnull,
     ]
-    # Far from the checkout, whose own files mypy would find first.
-    result = subprocess.run(
-        [*command, "--cache-dir", str(tmp_path / "cache"), str(path)], cwd=tmp_path, capture_output=True, text=True,
-        timeout=500,
-    )  # fmt: skip
-    lines = USER.splitlines()
-    told = [line for line in result.stdout.splitlines() if ": error: " in line]
+
+    def check(text: str) -> str:
+        path.write_text(text)
+        # Far from the checkout, whose own files mypy would find first.
+        result = subprocess.run([*command, path], cwd=tmp_path, capture_output=True, text=True, timeout=500)
+        return result.stdout + result.stderr
+
+    lines, printed = USER.splitlines(), check(USER)
+    told = [line for line in printed.splitlines() if ": error: " in line]
     wrong = {lines[int(line.split(":")[1]) - 1].split("(")[0].strip() for line in told}
-    assert wrong == {"gain: float = result.gain", "tune", "TrainConfig"}, result.stdout + result.stderr
+    assert wrong == {"gain: float = result.gain", "tune", "TrainConfig"}, printed
     assert any('"float | None"' in line for line in told)
     assert any('Unexpected keyword argument "bachsize"' in line for line in told)
+    readme = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert readme is not None
+    assert "Success" in check(readme[1])
 
 
 def test_the_demo_runs_from_any_folder(installed: Command, tmp_path: Path) -> None:
