@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -31,6 +31,7 @@ def draw(specimens: Specimens, config: TrainConfig) -> Image.Image:
     return draw_contact_sheet(specimens, config, answer(specimens, make_request(config, specimens), 1))
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-1, 14), min_size=1, max_size=60), st.booleans())
 def test_rows_are_spread_over_the_classes(labels: list[int], labelled: bool) -> None:
     names = tuple(str(i) for i in range(len(labels)))
