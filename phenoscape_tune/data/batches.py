@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -48,7 +49,10 @@ class Batches:
         ):
             # Few operations know uint16: it is kept, and indexed, as the int16 of the same bits.
             kept = images.view(np.int16) if images.dtype == np.uint16 else images
-            self._resident = torch.from_numpy(np.ascontiguousarray(kept)).to(device)
+            with warnings.catch_warnings():
+                # The memory map cannot be written to, and nothing here does: it is copied at once.
+                warnings.filterwarnings("ignore", message=".*not writable", category=UserWarning)
+                self._resident = torch.from_numpy(np.ascontiguousarray(kept)).to(device)
 
     @property
     def size(self) -> tuple[int, int]:
