@@ -68,6 +68,8 @@ HELD = {
 # Targets of the Makefile that take long or need what CI has not; what they run is looked at, and each is told of in the
 # documents as it is here.
 LONG = {"test-quick", "test-oldest", "test-python312", "soak", "bench", "bench-replay", "bench-gpu"}
+# Benchmarks without a test of their own: what they train or hold takes minutes or gigabytes whatever the size.
+UNTESTED = {"spectral_channels", "cube_memory"}
 NEEDS = re.compile(r"\bneeds (a GPU|a cluster|SLURM|Kubernetes|a container engine|machines of your own)\b")
 
 
@@ -104,14 +106,11 @@ RUN = sorted({p for c in told() if not NEEDS.search(c.comment) for p in parts(c.
 @pytest.fixture(scope="module")
 def place(birds: Path, cubes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the documents take it for granted: the checkout, and images where their commands look for them."""
-    from phenoscape_tune.data.spectral_sample import write_multispectral_sample
-
     folder = tmp_path_factory.mktemp("reader")
     for name in ("scripts", "configs", "search_spaces", "deploy", "docs"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "path" / "to").mkdir(parents=True)
-    tiffs = write_multispectral_sample(folder / "specimens", per_class=8, size=32)
-    for name, images in {"birds": birds, "new_birds": birds, "cubes": cubes, "tiffs": tiffs}.items():
+    for name, images in {"birds": birds, "new_birds": birds, "cubes": cubes}.items():
         (folder / "path" / "to" / name).symlink_to(images)
     return folder
 
@@ -159,14 +158,8 @@ def test_a_command_runs(
 
 def recipe(command: str) -> list[str]:
     """What make would run."""
-    printed = subprocess.run(
-        [*shlex.split(command), "--dry-run", "--no-print-directory"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return printed.stdout.splitlines()
+    words = [*shlex.split(command), "--dry-run", "--no-print-directory"]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def fault(command: Command) -> str | None:
@@ -189,11 +182,14 @@ def fault(command: Command) -> str | None:
         if part.startswith("make "):
             if part.split()[1] not in LONG:
                 return f"{part}: name the target in LONG, with why nobody waits for it, or hold it otherwise"
-        elif match := re.match(r"python (benchmarks/\w+\.py)(.*)", part):
-            source = (ROOT / match[1]).read_text(encoding="utf-8") if (ROOT / match[1]).is_file() else ""
+        elif match := re.match(r"python benchmarks/(\w+)\.py(.*)", part):
+            path = ROOT / "benchmarks" / f"{match[1]}.py"
+            source = path.read_text(encoding="utf-8") if path.is_file() else ""
             missing = [flag for flag in re.findall(r"--[\w-]+", match[2]) if f'"{flag}"' not in source]
             if not source or missing:
                 return f"{part}: {', '.join(missing) or 'there is no such script'}"
+            if not (ROOT / "tests" / "benchmarks" / f"test_{match[1]}.py").is_file() and match[1] not in UNTESTED:
+                return f"{part}: has no test in tests/benchmarks"
         elif part.startswith("ray "):
             _parse_as_ray(shlex.split(part)[1:])
         elif not part.startswith("umask "):
@@ -228,6 +224,7 @@ def told_once() -> list[Command]:
         ("python scripts/gone.py", "", False),
         ("make coffee", "", False),
         ("python benchmarks/trial_start.py --gone", "", False),
+        ("python benchmarks/learns.py", "", False),
         ("nvidia-smi -l", "", False),
         ("nvidia-smi -l", "needs a GPU", True),
         ("export X=1 && curl example.org", "", False),
