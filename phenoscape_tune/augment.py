@@ -12,28 +12,22 @@ convolution. Measured against these on a CPU at 32 to 224 px, and slower: crop a
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, fields
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phenoscape_tune.augment_blur import blur
 from phenoscape_tune.augment_checks import check_transforms, meaningless
 from phenoscape_tune.augment_colour import colour_maps, colours_of, put_back, recolour
-from phenoscape_tune.augment_spectra import NO_STEPS, NOTHING_DRAWN, Spectra, SpectralParameters, degrade, relight, send
+from phenoscape_tune.augment_crop import draw_crops, sample, sampling_points
+from phenoscape_tune.augment_device import send, slices
+from phenoscape_tune.augment_spectra import NO_STEPS, NOTHING_DRAWN, Spectra, SpectralParameters, degrade, relight
 from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.transforms import TransformsConfig, scaled
 
-RATIO, CROP_TRIES = (3 / 4, 4 / 3), 10
-# An image packed for training is at most 8/7 of the input size, rounded up: plain bilinear sampling serves it.
-UNFILTERED_DOWNSCALE = 1.2
-# The share of a Gaussian beyond four standard deviations, 6e-5, is below an 8-bit image's resolution.
-BLUR_REACH = 4
-# Values worked on at a time: on a CPU what stays in its cache, on a GPU what bounds the extra memory.
-CPU_SLICE, GPU_SLICE = 2**19, 2**27
 FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
 
 
@@ -146,7 +140,7 @@ class TwoViews:
 
         strength = 0.8 * self.cj_strength
         return ViewParameters(
-            box=_draw_crops(N, height, width, self.min_scale, generator),
+            box=draw_crops(N, height, width, self.min_scale, generator),
             flip=happens(self.hf_prob),
             jitter=happens(self.cj_prob),
             factors=uniform(max(0.0, 1 - strength), 1 + strength, 3),
@@ -173,18 +167,18 @@ class TwoViews:
             raise ValueError(f"{len(parameters.flip)} views for {B} images: draw them for this batch size")
         jitters = self.cj_prob > 0 and self.cj_strength > 0
         rgb = self.channels.rgb if jitters or self.random_gray_scale > 0 else None
-        xs, ys = _sampling_points(parameters, images, s)
+        xs, ys = sampling_points(parameters.box, parameters.flip, images, s)
         out = torch.empty(views, B, C, s, s, device=images.device)
         spectra, unit = parameters.spectra, 1 / FULL_SCALE[images.dtype]
         # A trainer may call this under autocast, whose half precision would lose the last bits of 8-bit images.
         p, numbers = parameters, torch.arange(views * B).view(views, B)
         with torch.autocast(images.device.type, enabled=False):
             maps = send(colour_maps(p.jitter, p.factors, p.hue, p.order, p.gray), images.device).view(views, B, -1)
-            slices = _slices(B, views * C * xs.shape[-1] ** 2, images.device)
+            parts = slices(B, views * C * xs.shape[-1] ** 2, images.device)
             # All views at once where they fit: a GPU has half as many kernels to be sent.
-            together = [slice(0, views)] if len(slices) == 1 else [slice(v, v + 1) for v in range(views)]
-            for rows in slices:
-                sampled = _sample(images[rows], xs[rows], ys[rows], s)  # (b, C, views, s, s) in 0…full scale
+            together = [slice(0, views)] if len(parts) == 1 else [slice(v, v + 1) for v in range(views)]
+            for rows in parts:
+                sampled = sample(images[rows], xs[rows], ys[rows], s)  # (b, C, views, s, s) in 0…full scale
                 for v in together:
                     view = out[v, rows].flatten(0, 1)  # (n, C, s, s), not a copy
                     torch.mul(sampled[:, :, v].permute(2, 0, 1, 3, 4), unit, out=out[v, rows])
@@ -194,7 +188,7 @@ class TwoViews:
                         put_back(view, rgb, colours)
                     relight(view, spectra.take(numbers[v, rows].flatten()), self.channels.uv)
         out = out.flatten(0, 1)  # (views·B, C, s, s)
-        _blur(out, parameters.sigma, parameters.blur, max(1, int(self.kernel_size * s) // 2))
+        blur(out, parameters.sigma, parameters.blur, max(1, int(self.kernel_size * s) // 2))
         degrade(out, spectra, self.fill)
         return out
 
@@ -238,104 +232,3 @@ def plain_view(images: Tensor, input_size: int) -> Tensor:
 def _check_images(images: Tensor) -> None:
     if images.dtype not in FULL_SCALE or images.ndim != 4 or 0 in images.shape:
         raise ValueError(f"expected uint8 or uint16 images (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
-
-
-def _slices(rows: int, values_per_row: int, device: torch.device) -> list[slice]:
-    step = max(1, (CPU_SLICE if device.type == "cpu" else GPU_SLICE) // values_per_row)
-    return [slice(start, start + step) for start in range(0, rows, step)]
-
-
-def _draw_crops(N: int, height: int, width: int, min_scale: float, generator: torch.Generator) -> Tensor:
-    """N crops as `torchvision.transforms.RandomResizedCrop` draws them: int64 (4, N), top, left, height, width."""
-    area = height * width * (min_scale + (1 - min_scale) * torch.rand(N, CROP_TRIES, generator=generator))
-    ratio = RATIO[0] * (RATIO[1] / RATIO[0]) ** torch.rand(N, CROP_TRIES, generator=generator)  # log-uniform
-    w, h = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()  # (N, tries)
-    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    found, first = fits.any(dim=1), fits.int().argmax(dim=1, keepdim=True)
-    h = torch.where(found, h.gather(1, first).squeeze(1), min(height, round(width / RATIO[0])))
-    w = torch.where(found, w.gather(1, first).squeeze(1), min(width, round(height * RATIO[1])))
-    # In double precision u·n stays below n for u < 1, so that no corner leaves the image.
-    u, v = torch.rand(2, N, generator=generator, dtype=torch.float64)
-    top = torch.where(found, (u * (height - h + 1)).long(), (height - h) // 2)
-    left = torch.where(found, (v * (width - w + 1)).long(), (width - w) // 2)
-    return torch.stack((top, left, h, w))
-
-
-def _sampling_points(parameters: ViewParameters, images: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Columns and rows that the views read, in grid_sample's [-1, 1]: float32 (B, views, n), n a multiple of `size`."""
-    (batch, _, height, width), device = images.shape, images.device
-    n = size * max(1, math.ceil(max(height, width) / (size * UNFILTERED_DOWNSCALE)))
-    extent = np.array((width, height))[:, None]
-    first, length = parameters.box.numpy()[[[1, 0], [3, 2]]]  # (2, N) each: of columns, of rows, in pixels
-    flipped = np.stack((parameters.flip.numpy(), np.zeros(len(parameters.flip), bool)))
-    # On a line from one end of the crop to the other; a crop is cut out before it is resized, so that its border does
-    # not see the pixels beyond it. Pixel p's centre stands at (2p + 1) / extent − 1.
-    line = np.stack((first + flipped * length, np.where(flipped, -length, length))) * 2.0 / extent
-    ends = (2.0 * np.stack((first, first + length - 1)) + 1) / extent
-    numbers = np.concatenate((line - [[[1]], [[0]]], ends - 1)).astype(np.float32)  # (4, 2, N)
-    drawn = send(torch.from_numpy(numbers).unflatten(2, (-1, batch)).mT.contiguous(), device)[..., None]
-    start, slope, lowest, highest = drawn  # (2, B, views, 1) each
-    points = torch.clamp(torch.addcmul(start, slope, _shares(n, device)), lowest, highest)
-    return points[0], points[1]
-
-
-@functools.cache
-def _shares(n: int, device: torch.device) -> Tensor:
-    """The middles of n equal parts of 0 … 1, (n,)."""
-    return (torch.arange(n, device=device) + 0.5) / n
-
-
-def _sample(images: Tensor, xs: Tensor, ys: Tensor, size: int) -> Tensor:
-    """Read images (b, C, H, W) at the points xs × ys, (b, views, n) each → float32 (b, C, views, size, size)."""
-    b, views, n = xs.shape
-    # The views lie one below the other in a single grid, so that the images need not be repeated.
-    grid = torch.empty(b, views, n, n, 2, device=images.device)
-    grid[..., 0], grid[..., 1] = xs[:, :, None, :], ys[:, :, :, None]
-    grid = grid.flatten(1, 2)  # (b, views·n, n, 2)
-    source = images.to(torch.float32, memory_format=torch.contiguous_format)
-    sampled = F.grid_sample(source, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    if n != size:
-        sampled = F.avg_pool2d(sampled, n // size)  # (b, C, views·size, size)
-    return sampled.unflatten(2, (views, size))
-
-
-def _blur(images: Tensor, sigma: Tensor, chosen: Tensor, radius: int) -> None:
-    """Blur the chosen of `images` (N, C, s, s) in place, reflecting at the border; sigma, chosen (N,) on the CPU."""
-    _, C, s, _ = images.shape
-    chosen_rows = chosen.nonzero().squeeze(1)
-    # Sorted, so that the narrow kernels come together and are spared the wide ones' taps.
-    chosen_rows = chosen_rows[sigma[chosen_rows].argsort()]
-    for block in _slices(len(chosen_rows), C * s * s, images.device):
-        widths = sigma[chosen_rows[block]]
-        reach = min(radius, math.ceil(BLUR_REACH * float(widths[-1])))
-        offsets = torch.arange(-reach, reach + 1)[:, None]
-        # Each kernel ends at its own reach, so that a view does not depend on which others are in its block.
-        taps = torch.exp(-0.5 * (offsets / widths) ** 2) * (offsets.abs() <= (BLUR_REACH * widths).ceil())
-        taps = send(taps / taps.sum(0), images.device)  # (2·reach+1, n)
-        rows = send(chosen_rows[block], images.device)
-        padded = F.pad(images.index_select(0, rows), (reach,) * 4, mode="reflect")  # (n, C, s+2·reach, s+2·reach)
-        blurred = (_convolved if images.device.type == "cuda" else _summed)(padded, taps)
-        images.index_copy_(0, rows, blurred.clamp_(0, 1))
-
-
-def _convolved(padded: Tensor, taps: Tensor) -> Tensor:
-    """Images (n, C, s+k-1, s+k-1) across and down with kernels (k, n) of their own, one group a channel of an image."""
-    n, C, side, _ = padded.shape
-    k = len(taps)
-    kernels = taps.T.repeat_interleave(C, dim=0)  # (n·C, k)
-    planes = padded.view(1, n * C, side, side)
-    across = F.conv2d(planes, kernels[:, None, None], groups=n * C)
-    return F.conv2d(across, kernels[:, None, :, None], groups=n * C).view(n, C, side - k + 1, side - k + 1)
-
-
-def _summed(padded: Tensor, taps: Tensor) -> Tensor:
-    """The same as shifted sums: on a CPU a grouped convolution would be compiled anew for each number of images."""
-    s = padded.shape[-1] - len(taps) + 1
-    weights = taps[..., None, None, None]  # (k, n, 1, 1, 1)
-    across = padded[..., :s] * weights[0]
-    for d in range(1, len(weights)):
-        across.addcmul_(padded[..., d : d + s], weights[d])
-    down = across[:, :, :s] * weights[0]
-    for d in range(1, len(weights)):
-        down.addcmul_(across[:, :, d : d + s], weights[d])
-    return down

@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from phenoscape_tune.augment_device import send
+
 # Normal numbers, drawn once: each view adds a run of them from a start of its own, so that its noise is the same on
 # every device and whatever it is computed together with. 16 MiB; a view of more values meets them again.
 NOISE_VALUES, NOISE_SEED = 2**22, 20
@@ -190,8 +192,3 @@ def _chosen(values: Tensor, chosen: Tensor, device: torch.device) -> tuple[Tenso
     """Indices and values of the chosen rows, on the device."""
     rows = chosen.nonzero().squeeze(1)
     return send(rows, device), send(values[rows], device)
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on a device; a GPU is not waited for."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -187,7 +187,7 @@ def test_same_seed_same_views_whatever_the_slices(monkeypatch: pytest.MonkeyPatc
     first = two_views()(images, seeded(3))
     assert torch.equal(first, two_views()(images, seeded(3)))
     assert not torch.equal(first, two_views()(images, seeded(4)))
-    monkeypatch.setattr("phenoscape_tune.augment.CPU_SLICE", 2**12)
+    monkeypatch.setattr("phenoscape_tune.augment_device.CPU_SLICE", 2**12)
     torch.testing.assert_close(two_views()(images, seeded(3)), first, atol=TOLERANCE, rtol=0)
 
 

@@ -232,7 +232,7 @@ def test_what_a_view_becomes_depends_neither_on_slices_nor_on_ranks(monkeypatch:
         shared = transform.apply(images[own], drawn.share(part, parts))
         rows = torch.cat((whole[:6][own], whole[6:][own]))
         torch.testing.assert_close(shared, rows, atol=TOLERANCE, rtol=0)
-    monkeypatch.setattr("phenoscape_tune.augment.CPU_SLICE", 2**10)
+    monkeypatch.setattr("phenoscape_tune.augment_device.CPU_SLICE", 2**10)
     torch.testing.assert_close(transform.apply(images, drawn), whole, atol=TOLERANCE, rtol=0)
 
 
