@@ -35,7 +35,7 @@ from surrogate import KEYS, Surrogate, read_rows
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.evaluate.objective import METRICS, Metric
 from phenoscape_tune.layers import get_key
-from phenoscape_tune.search import study
+from phenoscape_tune.search import journal
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.plan import make_plan
 from phenoscape_tune.search.report import decide
@@ -223,8 +223,8 @@ def let_the_journal_be() -> None:
     For a process that does nothing but replay: it holds for all journals in it.
     """
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
-    study._JournalLock.acquire = lambda self: True  # type: ignore[method-assign]
-    study._JournalLock.release = lambda self: None  # type: ignore[method-assign]
+    journal.JournalLock.acquire = lambda self: True  # type: ignore[method-assign]
+    journal.JournalLock.release = lambda self: None  # type: ignore[method-assign]
 
 
 # ---------------------------------------------------------------- many of them

@@ -5,10 +5,7 @@ The journal is the one source of truth: leaderboard, rungs and resume are read f
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,14 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from filelock import FileLock
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import trial_objective
-from phenoscape_tune.files import naming_full_disk
+from phenoscape_tune.search.journal import Journal, drop_torn_line
 from phenoscape_tune.search.journal_check import check_trials, naming_damage
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, JOINT, Stage
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution
@@ -40,8 +35,6 @@ _STATE_OF = {
 }
 FAILURES = "failures"  # note of a trial: times that its process died
 CONSTRAINTS = {FAILED: "training", INFEASIBLE: "memory"}  # names of what a trial violated
-
-log = logging.getLogger(__name__)
 
 # Each suggestion would print a line otherwise; the live table shows it.
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -111,12 +104,12 @@ class Study:
         higher_is_better: bool = True,
         within: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        _drop_torn_line(path)
+        drop_torn_line(path)
         with naming_damage(
             path,
             ", so the search cannot be resumed; restore the file from a backup, or start anew with --overwrite",
         ):
-            self._storage = JournalStorage(_Journal(path))
+            self._storage = JournalStorage(Journal(path))
             check_trials(self._storage, _STATE_OF)
         self._parameters = parameters
         self._within = within or {}
@@ -346,7 +339,7 @@ def read_trials(path: Path) -> list[TrialRecord]:
         raise UserError(f"{path}: is missing, so nothing is known of that search's trials")
     found = []
     with naming_damage(path):
-        storage = JournalStorage(_Journal(path))
+        storage = JournalStorage(Journal(path))
         check_trials(storage, _STATE_OF)
         studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
         for summary in sorted(studies, key=lambda each: each.study_name):
@@ -375,63 +368,6 @@ def _add(
             user_attrs=dict(attributes),
         )
     )
-
-
-class _JournalLock:
-    """Lock of the journal that the system gives back when its holder dies.
-
-    Optuna's own is a link that a killed process leaves behind, and which holds up the next one for 30 s.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(f"{path}.lock")
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-class _Journal(JournalFileBackend):
-    """The journal's file; a write that a full disk cuts off is taken back, for the next would fuse with it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), lock_obj=_JournalLock(path))  # type: ignore[arg-type]
-        self._path = path
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        whole = self._path.stat().st_size
-        try:
-            with naming_full_disk(self._path.parent):
-                super().append_logs(logs)
-        except NoSpaceLeft:
-            os.truncate(self._path, whole)  # a search is its journal's only writer
-            raise
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off a last line that was not written to its end (full disk, power cut): the next would fuse with it."""
-    if not path.exists():
-        return
-    with FileLock(f"{path}.lock"), path.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        # Optuna passes over a last line that is no JSON, and no longer once another follows it.
-        while whole and not _is_json(content[content.rfind(b"\n", 0, whole - 1) + 1 : whole]):
-            whole = content.rfind(b"\n", 0, whole - 1) + 1
-        if whole < len(content):
-            log.warning("%s: dropped a torn last line of %d bytes", path, len(content) - whole)
-            file.truncate(whole)
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def confirm_stage(number: int, trials: int) -> Stage:

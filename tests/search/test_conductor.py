@@ -15,9 +15,10 @@ from optuna.storages.journal import JournalFileBackend
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.journal import JournalLock
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.sampler import derive_seed
-from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord, _JournalLock
+from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 
 # A whole search
 
@@ -90,7 +91,7 @@ def test_equal_trials_leave_the_standing_winner_in_place(tmp_path: Path) -> None
 
 def study_trials(folder: Path, name: str) -> list[optuna.trial.FrozenTrial]:
     journal = folder / "study.journal"
-    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_JournalLock(journal)))  # type: ignore[arg-type]
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))  # type: ignore[arg-type]
     return optuna.load_study(study_name=name, storage=storage).get_trials()
 
 
@@ -398,7 +399,7 @@ def test_a_minimised_search_decides_as_its_mirror_image(minimised: Conductor, tm
 def test_the_study_of_a_minimised_search_is_one_for_optuna_too(minimised: Conductor) -> None:
     folder = minimised.plan.folder
     journal = folder / "study.journal"
-    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_JournalLock(journal)))  # type: ignore[arg-type]
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))  # type: ignore[arg-type]
     study = optuna.load_study(study_name="1-lr", storage=storage)
     assert study.direction == optuna.study.StudyDirection.MINIMIZE
     winner = minimised.winners[1]

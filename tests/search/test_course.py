@@ -16,10 +16,11 @@ from optuna.storages.journal import JournalFileBackend
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.journal import JournalLock
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.report import decide, write_best
 from phenoscape_tune.search.space import Parameter
-from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord, _JournalLock
+from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
 from phenoscape_tune.search.warm_start import read_earlier
 from phenoscape_tune.training.capacity import Capacity
 
@@ -46,7 +47,7 @@ def values_of(conductor: Conductor, name: str, key: str) -> list[Any]:
 def study_trials(conductor: Conductor, stage: str) -> list[optuna.trial.FrozenTrial]:
     """What Optuna knows of a stage."""
     journal = conductor.plan.folder / "study.journal"
-    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=_JournalLock(journal)))  # type: ignore[arg-type]
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))  # type: ignore[arg-type]
     return optuna.load_study(study_name=stage_named(conductor, stage).study_name, storage=storage).get_trials()
 
 

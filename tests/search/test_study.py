@@ -19,6 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from phenoscape_tune.errors import NoSpaceLeft, UserError
+from phenoscape_tune.search.journal import JournalLock
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import (
@@ -29,7 +30,6 @@ from phenoscape_tune.search.study import (
     RUNNING,
     Study,
     TrialRecord,
-    _JournalLock,
     confirm_stage,
 )
 
@@ -51,7 +51,7 @@ def open_study(folder: Path, stage: Stage = LR, taken_over: TrialRecord | None =
 def storage(folder: Path) -> JournalStorage:
     """The journal as Optuna itself opens it; under our lock, as its own would wait 30 s for ours to go."""
     journal = folder / "study.journal"
-    return JournalStorage(JournalFileBackend(str(journal), lock_obj=_JournalLock(journal)))  # type: ignore[arg-type]
+    return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))  # type: ignore[arg-type]
 
 
 def stored(folder: Path, stage: Stage = LR) -> list[FrozenTrial]:
