@@ -26,6 +26,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 MOST_BYTES = 200_000
 MARGIN = 24  # px below the content of a trimmed picture
 TENSORBOARD_SECONDS = 90.0
+TABS = {"timeseries": 900, "custom_scalars": 900, "hparams": 800, "images": 900, "text": 660}  # heights of the window
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -133,7 +134,8 @@ def take_stages(browser: str, folder: Path, pictures: Path) -> None:
 def take_tensorboard(browser: str, folder: Path, pictures: Path) -> None:
     """TensorBoard's HPARAMS tab of a search."""
     with tensorboard(folder) as address:
-        take(browser, f"{address}/#hparams", (1440, 800), pictures / "tensorboard_hparams.png")
+        for tab, height in TABS.items():
+            take(browser, f"{address}/#{tab}", (1440, height), pictures / f"tensorboard_{tab}.png")
 
 
 def _take_part(browser: str, folder: Path, style: str, picture: Path) -> None:

@@ -92,7 +92,7 @@ def train(
         resume: a checkpoint (outputs/x/checkpoints/last.ckpt) to go on from, with the configuration of its run.
         overwrite: delete an earlier run in the same folder.
         quiet: print warnings only.
-        verbose: also tell cache, defaults, seconds and checkpoints.
+        verbose: also tell cache, defaults, seconds, checkpoints, and all that was measured in an epoch.
 
     Raises UserError where the input is at fault, NoResult where the run diverged, ran out of memory or filled the disk,
     KeyboardInterrupt where it was interrupted. Messages name flags as the script does: --overwrite is overwrite=True.
@@ -163,7 +163,7 @@ def tune(
         warm_start: folder of an earlier search to learn from.
         address: of a Ray cluster to run on, "auto" or "HOST:PORT".
         quiet: print warnings only.
-        verbose: show what Ray says too.
+        verbose: also tell each epoch of each trial, and what Ray says.
 
     Raises UserError where the input is at fault, NoResult where no trial was valid or the disk is full,
     KeyboardInterrupt where it was interrupted. Messages name flags as the script does: --resume is resume=True.

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "phenoscape_tune"
 
 # From the ground up; a module imports from lower floors, and within its own folder.
 FLOORS = [
-    {"errors", "versions"},
+    {"errors", "terminal", "versions"},
     {"files", "storage"},
     {"mirror"},
     {"yaml_file"},

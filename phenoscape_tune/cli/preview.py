@@ -11,6 +11,7 @@ from phenoscape_tune.cli.request import SearchRequest
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.space import SearchSpace
+from phenoscape_tune.terminal import show_lines
 from phenoscape_tune.training.batch_advice import describe_memory, smallest
 from phenoscape_tune.training.disk import describe_bytes, free_bytes
 from phenoscape_tune.training.gpus import visible_gpus
@@ -46,7 +47,7 @@ def show_dry_run(asked: SearchRequest, space: SearchSpace, base: TrainConfig, ma
     if address:
         devices, memory, cards = f"those of the cluster at {address} (not asked)", [], []
         concurrent = asked.concurrent or 1
-    print("\n".join(describe_plan(plan, devices, data, concurrent, [*memory, disk])))
+    show_lines(describe_plan(plan, devices, data, concurrent, [*memory, disk]))
     warn_of_advice(base, asked.quiet)
     if not asked.quiet:
         warn(batch_warnings(space, base, smallest(cards, share)))
@@ -65,6 +66,5 @@ def show_plan(asked: SearchRequest, plan: Plan, parts: Parts, devices: Devices, 
     need.check()
     if not asked.quiet:
         memory = [*describe_memory(devices.cards, devices.gpus), need.describe()]
-        lines = describe_plan(plan, devices.describe(), parts.describe(), devices.concurrent, memory)
-        print("\n".join(lines), flush=True)
+        show_lines(describe_plan(plan, devices.describe(), parts.describe(), devices.concurrent, memory))
         warn(batch_warnings(plan.space, plan.base, devices.memory_gib))

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from phenoscape_tune.training.monitor import LOGGER, PROGRESS, Progress
+from phenoscape_tune.terminal import open_console
+from phenoscape_tune.training.monitor import BRIEF, LOGGER, PROGRESS, STEP, Progress
 
 
 class ProgressBar(logging.Handler):
@@ -47,8 +48,8 @@ class ProgressBar(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if isinstance(record.msg, Progress):
             self._move(record.msg)
-        else:
-            self._bar.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        elif not getattr(record, STEP, False):  # what a step has to tell, the bar tells
+            self._bar.console.print(self.format(record), markup=False, highlight=False, emoji=False)
 
     def _move(self, progress: Progress) -> None:
         done = (progress.epoch - 1) * progress.steps + progress.step
@@ -71,26 +72,37 @@ class ProgressBar(logging.Handler):
         return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d} left"
 
 
+class _Brief(logging.Formatter):
+    """Lines for people who look on: of an epoch what it comes to, and not all that was measured."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return getattr(record, BRIEF, None) or super().format(record)
+
+
 @contextmanager
-def show_training(quiet: bool, console: Console | None = None) -> Iterator[None]:
-    """Show, within, what goes to training.log: above a bar on a terminal, else on standard output; nothing if quiet."""
+def show_training(quiet: bool, verbose: bool = False, console: Console | None = None) -> Iterator[None]:
+    """Show, within, what goes to training.log: above a bar on a terminal, else on standard output; nothing if quiet.
+
+    Of an epoch its losses and its objective; where `verbose` all that the log has.
+    """
     if quiet:
         yield
         return
-    console = console or Console()
-    if console.is_terminal and not console.is_dumb_terminal:
-        with ProgressBar(console) as bar, _listening(bar, LOGGER), _listening(bar, PROGRESS):
+    console = console or open_console()
+    form = logging.Formatter("%(message)s") if verbose else _Brief("%(message)s")
+    if console.is_interactive:
+        with ProgressBar(console) as bar, _listening(bar, LOGGER, form), _listening(bar, PROGRESS, form):
             yield
         return
     lines = logging.StreamHandler(sys.stdout)
     lines.setLevel(logging.INFO)
-    with _listening(lines, LOGGER):
+    with _listening(lines, LOGGER, form):
         yield
 
 
 @contextmanager
-def _listening(handler: logging.Handler, logger: logging.Logger) -> Iterator[None]:
-    handler.setFormatter(logging.Formatter("%(message)s"))
+def _listening(handler: logging.Handler, logger: logging.Logger, form: logging.Formatter) -> Iterator[None]:
+    handler.setFormatter(form)
     logger.addHandler(handler)
     try:
         yield

@@ -22,7 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and start nothing")
     loud = parser.add_mutually_exclusive_group()
     loud.add_argument("--quiet", action="store_true", help="print the result only")
-    loud.add_argument("-v", "--verbose", action="store_true", help="also tell cache, defaults, seconds, checkpoints")
+    loud.add_argument(
+        "-v", "--verbose", action="store_true", help="also tell cache, seconds, checkpoints, all of an epoch"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any configuration key, e.g. data_dir=birds")
     return parser
 

@@ -10,6 +10,7 @@ from phenoscape_tune.cli.common import DONE, OTHER_FAULT, run_command
 from phenoscape_tune.cli.doctor import examine
 from phenoscape_tune.cli.request import SearchRequest, request_of
 from phenoscape_tune.cli.whole_search import preview, search
+from phenoscape_tune.terminal import show_lines
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--doctor", action="store_true", help="check installation, devices, storage, data and cluster")
     loud = parser.add_mutually_exclusive_group()
     loud.add_argument("--quiet", action="store_true", help="print the result only")
-    loud.add_argument("-v", "--verbose", action="store_true", help="show what Ray says too")
+    loud.add_argument("-v", "--verbose", action="store_true", help="also tell each epoch, and what Ray says")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any configuration key, e.g. data_dir=birds")
     return parser
 
@@ -81,7 +82,8 @@ def _tune(argv: Sequence[str]) -> int:
         preview(asked)
         return DONE
     found = search(asked)
-    print("\n".join(["", *found.describe()]))
+    # Commands and paths are copied from there: they stay whole.
+    show_lines(["", *found.describe()], whole=("train it", "look", " "))
     return DONE if found.outcome else OTHER_FAULT
 
 

@@ -87,7 +87,7 @@ def train(asked: RunRequest) -> Trained:
         config = ensure_data(config, asked.quiet)
     config = config.model_copy(update={"out_dir": str(folder)})
     with show_details(asked.verbose):
-        return _run(config, resume, asked.quiet, check)
+        return _run(config, resume, asked, check)
 
 
 def preview(asked: RunRequest) -> None:
@@ -182,10 +182,10 @@ def _resolve_resumed(asked: RunRequest, resume: Path) -> TrainConfig:
     return config.model_copy(update={"out_dir": str(folder)})
 
 
-def _run(config: TrainConfig, resume: Path | None, quiet: bool, check: Callable[[], None]) -> Trained:
+def _run(config: TrainConfig, resume: Path | None, asked: RunRequest, check: Callable[[], None]) -> Trained:
     from phenoscape_tune.data.parts import open_parts, settle
 
-    folder = Path(config.out_dir)
+    folder, quiet = Path(config.out_dir), asked.quiet
     check_storage(config)
     parts = open_parts(config, None if quiet else pack_progress, lambda line: warn([line]))
     config = settle(config, parts.images.recipe)
@@ -219,7 +219,7 @@ def _run(config: TrainConfig, resume: Path | None, quiet: bool, check: Callable[
         notes.append(note)
     options = RunOptions(resume=resume, reported_epochs=config.max_epochs, notes=tuple(notes))
     try:
-        with show_training(quiet):
+        with show_training(quiet, asked.verbose):
             rows = launch(config, lambda row: warn([row["note"]] if "note" in row else []), options, parts)
     except NoSpaceLeft as error:
         raise NoResult(f"{error}; free some, then {_again(last)}") from error

@@ -168,10 +168,10 @@ def _run(asked: SearchRequest, plan: Plan, devices: Devices, warm: Sequence[Tria
     with open_mirror(conductor) as mirror:
         try:
             write_experiment(conductor.plan)
-            with Display(conductor, asked.quiet, devices.concurrent) as display:
+            with Display(conductor, asked.quiet, devices.concurrent, asked.verbose) as display:
                 ended = run_search(
-                    conductor, display, devices.concurrent, devices.cpus, devices.gpus, verbose=asked.verbose,
-                    advice=advice, mirror=mirror, joined=devices.joined,
+                    conductor, display, devices.concurrent, devices.cpus, devices.gpus, advice=advice,
+                    mirror=mirror, joined=devices.joined,
                 )  # fmt: skip
         except KeyboardInterrupt:
             ended = False

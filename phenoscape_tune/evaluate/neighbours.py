@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,6 +19,7 @@ _TILE, _GAP, _MARGIN, _FRAME, _CAPTION, _TOP = 112, 14, 20, 5, 18, 78
 # Blue and vermillion of Okabe and Ito (2008), which colour-blind people tell apart; a mark says the same.
 _RIGHT, _WRONG, _NEUTRAL = "#0072b2", "#d55e00", "#8a929c"
 _INK, _SOFT = "#1a1a1a", "#4d5560"
+_JPEG = {"quality": 80, "subsampling": 0}  # thin coloured frames stay what they are
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -53,19 +55,22 @@ def choose_queries(candidates: np.ndarray, labels: np.ndarray | None, count: int
 
 
 def draw_neighbours(
-    path: Path,
+    file: Path | BinaryIO,
     images: Pixels,
     queries: np.ndarray,
     found: Sequence[np.ndarray],
     names: Sequence[str] | None,
     channels: Channels,
-) -> None:
-    """Write a PNG: a row a query, its neighbours to the right of it, nearest first.
+    form: str = "PNG",
+) -> tuple[int, int]:
+    """Write a picture: a row a query, its neighbours to the right of it, nearest first. Returns its size in pixels.
 
     Args:
+        file: where to; a path, or what bytes can be written to.
         images: (N, C, S, S); shown in false colour where they are not red, green and blue.
         names: the class name of each image, "" for an unlabelled one; None without labels.
         channels: the C channels.
+        form: PNG or JPEG.
     """
     width = 2 * _MARGIN + (NEAREST + 1) * (_TILE + _GAP) + 2 * _GAP
     row = _TILE + _CAPTION + _GAP
@@ -88,7 +93,8 @@ def draw_neighbours(
             _frame(pen, left, top, kind, query=not place)
             pen.text((left, top + _TILE + 3), _shorten(name, small), _SOFT if place else _INK, small)
         pen.line([(_MARGIN + _TILE + 1.5 * _GAP, top), (_MARGIN + _TILE + 1.5 * _GAP, top + _TILE)], "#c9ced4", 1)
-    canvas.save(path, optimize=True)
+    canvas.save(file, form, optimize=True, **_JPEG if form == "JPEG" else {})
+    return canvas.size
 
 
 def _write_key(pen: ImageDraw.ImageDraw, left: int, top: int, classes: bool, font: Font) -> None:

@@ -16,16 +16,21 @@ from rich.text import Text
 
 from phenoscape_tune.evaluate.objective import METRICS, WITH_LABELS, WITHOUT_LABELS
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.marks import derived_keys, short, stage_before, tell_values
 from phenoscape_tune.search.plan import Plan
-from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, RECHECK, REFINE
+from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, RECHECK, REFINE, Stage
 from phenoscape_tune.search.report import Outcome, outcome_edges
 from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.terminal import open_console
 
 if TYPE_CHECKING:  # the search's driver must not pay for torch
     from phenoscape_tune.training.capacity import Capacity
 
 _STYLES = {COMPLETED: "green", PRUNED: "dim", FAILED: "red", INFEASIBLE: "magenta", RUNNING: "cyan"}
-_SHOWN_ENDED = 12  # rows of ended trials in the live table: it must fit a screen
+_SHOWN_ENDED = 12  # rows of ended trials in the live table
+_AROUND = 5  # lines of a screen that are no rows: the two of the head, the header, what else runs, the cursor's
+_WIDE = 100  # columns from which there is room for whole names, and for reasons
+_SILENCE = 300.0  # seconds after which a pipe is told how far the running trials are
 
 
 def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int, memory: Sequence[str] = ()) -> list[str]:
@@ -134,22 +139,38 @@ def format_value(value: object) -> str:
 
 
 class Display:
-    """Shows a running search: a live table on a terminal, a line an event in a pipe, nothing if quiet."""
+    """Shows a running search: a live table on a terminal, a line an event in a pipe or file, nothing if quiet.
 
-    def __init__(self, conductor: Conductor, quiet: bool, concurrent: int) -> None:
+    Args:
+        concurrent: trials side by side.
+        verbose: whether each epoch of each trial is told.
+        console: standard output, if none is given.
+    """
+
+    def __init__(
+        self,
+        conductor: Conductor,
+        quiet: bool,
+        concurrent: int,
+        verbose: bool = False,
+        console: Console | None = None,
+    ) -> None:
         self._conductor = conductor
         self._quiet = quiet
         self._concurrent = concurrent
-        self._console = Console()
+        self._console = console or open_console()
         self._first_report: float | None = None
         self._epochs_before = sum(len(record.curve) for record in conductor.records())
         self._epochs_done = 0
         self._told: set[str] = {record.name for record in conductor.records() if record.ended}
+        self._told_at = time.monotonic()
+        self._verbose = verbose
+        self._epochs_told = {record.name: len(record.curve) for record in conductor.records()}
         self._stage = ""
         self._live: Live | None = None
 
     def __enter__(self) -> Display:
-        if not self._quiet and self._console.is_terminal:
+        if not self._quiet and self._console.is_interactive:
             self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=1, transient=True)
             self._live.start()
         return self
@@ -167,39 +188,71 @@ class Display:
         if epoch_done and self._first_report is None:
             self._first_report = time.monotonic()
         self._epochs_done += epoch_done
-        if self._quiet:
+        if self._verbose:
+            self._tell_epochs()
+        if self._quiet or self._live is not None:
             return
         stage = self._conductor.stage
-        if self._live is None and stage.name != self._stage:
+        if stage.name != self._stage:
             self._stage = stage.name
-            print(f"stage {stage.number} {stage.name}: {', '.join(stage.keys) or '-'}", flush=True)
+            self._tell(self._stage_line(stage))
         for record in self._conductor.records():
             if record.ended and record.name not in self._told:
                 self._told.add(record.name)
-                if self._live is None:
-                    print(f"  {self._line(record)}; {self._remaining()}", flush=True)
+                self._tell(f"  {self._line(record)}; {self._remaining()}")
+        if time.monotonic() - self._told_at >= _SILENCE:
+            running = [f"{record.name} {self._epoch(record)}" for record in self._conductor.live.values()]
+            self._tell(f"  running: {', '.join(running)}; {self._remaining()}")
+
+    def _tell_epochs(self) -> None:
+        for record in self._conductor.records():
+            if len(record.curve) > self._epochs_told.get(record.name, 0):
+                self._epochs_told[record.name] = len(record.curve)
+                self.say(f"  {record.name} epoch {self._epoch(record)} objective {record.curve[-1]:.3f}")
+
+    def _tell(self, line: str) -> None:
+        print(line, flush=True)
+        self._told_at = time.monotonic()
 
     def say(self, line: str) -> None:
         """Tell a line about a trial."""
-        if not self._quiet:
+        if self._quiet:
+            return
+        if self._live is None:
+            self._tell(line)
+        else:
             self._console.print(Text(line), soft_wrap=True)
+
+    def _stage_line(self, stage: Stage) -> str:
+        """A stage with its keys, and the values around which it searches."""
+        before = stage_before(self._conductor, stage)
+        if stage.name == CONFIRM or before is None:
+            return self._stage_title(stage)
+        return f"{self._stage_title(stage)}; from {tell_values(before.values) or 'the defaults'}"
+
+    def _stage_title(self, stage: Stage) -> str:
+        keys = "the best and the defaults with fresh seeds" if stage.name == CONFIRM else ", ".join(stage.keys)
+        return f"stage {stage.number} {stage.name}: {keys or 'the configuration as it is'}"
 
     def _line(self, record: TrialRecord) -> str:
         objective = "" if record.objective is None else f" objective {record.objective:.3f}"
         reason = f" ({record.reason})" if record.reason else ""
         return f"{record.name} {self._values(record)}: {record.status}{reason}, {len(record.curve)} epochs{objective}"
 
+    def _epoch(self, record: TrialRecord) -> str:
+        return f"{len(record.curve)}/{self._conductor.plan.rungs.max_epochs}"
+
     def _values(self, record: TrialRecord) -> str:
+        """What a trial has that the others of its stage have not."""
         if record.of:
             return f"repeats {record.of}, seed {record.seed}"
-        return (
-            " ".join(f"{key.removeprefix('transforms.')}={format_value(v)}" for key, v in record.values.items())
-            or "defaults"
-        )
+        stage = next(stage for stage in self._conductor.stages if stage.name == record.stage)
+        keys = [key for key in dict.fromkeys((*stage.keys, *derived_keys(stage))) if key in record.values]
+        return " ".join(f"{short(key)}={format_value(record.values[key])}" for key in keys) or "defaults"
 
     def _remaining(self) -> str:
         if self._first_report is None or self._epochs_done < 2:
-            return "time left: after the first epochs"
+            return "time left: not known yet"
         plan, records = self._conductor.plan, self._conductor.records()
         ended = [record for record in records if record.ended and not record.of]
         # What early stopping saved so far is expected of the rest too.
@@ -216,43 +269,49 @@ class Display:
         return "time left: under a minute" if minutes < 1 else f"time left: about {minutes:.0f} min"
 
     def _table(self) -> RenderableType:
+        """What is running, and what has ended last, with the best so far: no more rows than the screen has."""
         conductor = self._conductor
-        stage = conductor.stage
         records = conductor.records()
         running = [record for record in records if record.name in conductor.live]
         ended = [record for record in records if record.ended]
+        leader = next(iter(conductor.ranked()), None)
+        room = max(2, self._console.height - _AROUND) if self._console.is_interactive else len(running) + _SHOWN_ENDED
+        shown = running[: room - 1]
+        last = ended[-min(_SHOWN_ENDED, room - len(shown)) :]
+        if leader in ended and leader not in last:
+            last[0] = leader
+        wide = self._console.width >= _WIDE
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("stage", "trial"):
-            table.add_column(column, no_wrap=True)
+        table.add_column("trial", no_wrap=True)
         table.add_column("values", ratio=1)
         for column in ("epoch", "objective"):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column("status", min_width=9, max_width=28)
-        leader = next(iter(conductor.ranked()), None)
-        for record in [*ended[-_SHOWN_ENDED:], *running]:
+        table.add_column("status", min_width=10, max_width=28)
+        for record in [*last, *shown]:
             objective = "" if record.objective is None else f"{record.objective:.3f}"
             mark = "*" if leader is not None and record.name == leader.name else ""
             status = RUNNING if record.name in conductor.live else record.status
             table.add_row(
-                record.stage,
-                record.name.split("-", 1)[1],
+                record.name if wide else record.name.rsplit("-", 1)[0],
                 Text(self._values(record), no_wrap=True, overflow="ellipsis"),
-                f"{len(record.curve)}/{conductor.plan.rungs.max_epochs}",
+                self._epoch(record),
                 objective + mark,
                 Text(
-                    record.reason if status in (FAILED, INFEASIBLE) else status,
+                    record.reason if wide and status in (FAILED, INFEASIBLE) else status,
                     style=_STYLES.get(status, ""),
                     no_wrap=True,
                     overflow="ellipsis",
                 ),
             )
-        keys = ", ".join(stage.keys)
-        head = Text(
-            f"stage {stage.number} {stage.name}{': ' if keys else ''}{keys}   "
-            f"{len(ended)} of {sum(s.trials for s in conductor.plan.stages) + conductor.plan.confirmations} "
-            f"trials ended, {self._concurrent} at a time, {self._remaining()}",
-            style="bold",
-            no_wrap=True,
-            overflow="ellipsis",
-        )
-        return Group(head, table)
+        more = len(running) - len(shown)
+        rest = [Text(f"... and {more} more running", style="dim")] if more else []
+        return Group(*self._head(len(ended), leader), table, *rest)
+
+    def _head(self, ended: int, leader: TrialRecord | None) -> list[Text]:
+        """Two lines, each to be read at 80 columns: the stage; how far the search is."""
+        plan = self._conductor.plan
+        planned = sum(stage.trials for stage in plan.stages) + plan.confirmations
+        best = "" if leader is None else f", best * {leader.objective:.3f}"
+        told = f"{ended} of {planned} trials ended, {self._concurrent} at a time{best}, {self._remaining()}"
+        lines = (self._stage_title(self._conductor.stage), told)
+        return [Text(line, style="bold", no_wrap=True, overflow="ellipsis") for line in lines]

@@ -90,7 +90,7 @@ def layout_of(height: int, x: Mapping[str, Any], y: Mapping[str, Any], **more: A
 
 
 def _titled(axis: dict[str, Any]) -> dict[str, Any]:
-    return axis | {"title": {"font": {"size": 13}, **axis["title"]}} if "title" in axis else axis
+    return axis | {"title": {"font": {"size": 13}, "standoff": 10, **axis["title"]}} if "title" in axis else axis
 
 
 def hover_text(lines: Iterable[str]) -> str:

@@ -35,6 +35,11 @@ class Stage:
     def study_name(self) -> str:
         return f"{self.number}-{self.name}"
 
+    @property
+    def label(self) -> str:
+        """What TensorBoard calls it, in whose alphabetical order the stages stay in theirs."""
+        return f"{self.number} {self.name}"
+
 
 def stage_of(key: str) -> str:
     """The stage that a configuration key belongs to."""

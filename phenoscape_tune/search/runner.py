@@ -5,6 +5,7 @@ The conductor decides; Tune starts, stops and watches the trials. Tune's own sna
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -83,6 +84,8 @@ class _Suggestions(_NotSaved, Searcher):
 def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, Any]:
     keys = sorted(conductor.plan.space.parameters)
     config = task.config.to_unsettled_mapping()
+    stage, number = conductor.stage, task.record.number
+    digits = max(2, len(str(stage.trials - 1)))
     hparams = {"stage": task.record.stage} | {key: get_key(config, key) for key in keys}
     return {
         "name": task.record.name,
@@ -90,6 +93,8 @@ def _task_mapping(conductor: Conductor, task: Task, threads: int) -> dict[str, A
         "resume": task.resume,
         "reported_epochs": len(task.record.curve),
         "test": task.test,
+        "title": f"{stage.number}-{number:0{digits}} {task.record.name}",
+        "stage": stage.label,
         "hparams": hparams,
         "metric": conductor.plan.objective.name,
         # Of the search, not of the trial: confirmations with fresh seeds are judged on the same views.
@@ -285,7 +290,6 @@ def run_search(
     concurrent: int,
     cpus: int,
     gpus: float,
-    verbose: bool = False,
     trial: Callable[[dict[str, Any]], None] = run_trial,
     advice: str = "interrupted",
     mirror: Mirror | None = None,
@@ -303,6 +307,8 @@ def run_search(
         mirror: copies the journal and the leaderboard to remote storage as trials end.
         joined: whether Ray is a cluster's, which other machines may join.
     """
+    # It warns of files that Tune has of each trial elsewhere; here the study has them.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     reports = _Reports(conductor, display, mirror)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory(prefix="phenoscape_tune-") as scratch:
@@ -318,7 +324,7 @@ def run_search(
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=scratch,
-                verbose=1 if verbose else 0,
+                verbose=0,  # else a table every five seconds, of what our display shows
                 callbacks=[_Interrupt(reports, advice), _Waiting(reports, cpus, gpus, joined)],
             ),
         )

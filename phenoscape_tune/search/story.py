@@ -40,7 +40,7 @@ STAGE_TITLES = {
     DEFAULTS: "your configuration as it stands",
     LR: "learning rate",
     BATCH_SIZE: "batch size",
-    RECHECK: "learning rate again, as the batch size changed",
+    RECHECK: "learning rate again, where the batch size changed",
     OTHER: "other settings",
     REFINE: "all settings, close to the best so far",
     JOINT: "all settings at once",

@@ -98,6 +98,7 @@ def _train(task: dict[str, Any], config: TrainConfig, report: Callable[[dict[str
 
     Raises NoSpaceLeft where the disk is full, RankDied where a process of the trial's is gone.
     """
+    from phenoscape_tune.training.board import TrialRow
     from phenoscape_tune.training.launch import launch
     from phenoscape_tune.training.memory import OutOfMemory
     from phenoscape_tune.training.rank_group import RankDied
@@ -116,7 +117,7 @@ def _train(task: dict[str, Any], config: TrainConfig, report: Callable[[dict[str
             resume=resume,
             reported_epochs=task["reported_epochs"],
             test=task["test"],
-            hparams=task["hparams"],
+            trial=TrialRow(task["title"], task["stage"], task["hparams"]),
             metric=task["metric"],
             reference_seed=task["reference_seed"],
             notes=tuple(notes),

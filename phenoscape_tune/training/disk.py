@@ -13,9 +13,9 @@ WHEN_ENDED = 2  # last and best
 _BYTES = 4  # of a number; weights and optimiser are kept in float32
 _OF_OPTIMIZER = {"adamw": 2, "sgd": 1, "lars": 1}  # numbers that it keeps for each parameter
 _REST = 200_000  # of a checkpoint: batch norm's statistics, names, history
-# Of a run's logs, measured: TensorBoard's header, configuration and versions; a line in each log an epoch; and the
-# picture of augmented views, which hardly compresses.
-_LOGS, _LOG_EPOCH, _LOG_PIXEL = 40_000, 3_000, 48
+# Of a run's logs, measured: TensorBoard's header, configuration and versions, with the picture of nearest neighbours; a
+# line in each log an epoch; and the picture of augmented views, which hardly compresses.
+_LOGS, _LOG_EPOCH, _LOG_PIXEL = 300_000, 3_500, 48
 
 
 def checkpoint_bytes(config: TrainConfig, parameters: int) -> int:

@@ -15,6 +15,7 @@ from phenoscape_tune import ranks
 from phenoscape_tune.augment import TwoViews, ViewParameters, build_views, plain_view
 from phenoscape_tune.data.channels import Channels
 from phenoscape_tune.evaluate.label_free import feature_std, rankme
+from phenoscape_tune.evaluate.neighbours import choose_queries, nearest
 from phenoscape_tune.evaluate.objective import (
     FEW_LABELS,
     HELD_OUT_IMAGES,
@@ -29,6 +30,7 @@ from phenoscape_tune.nt_xent import nt_xent
 from phenoscape_tune.training.run import Diverged, Row, Run, stream
 from phenoscape_tune.transforms import TransformsConfig
 
+SHOWN_QUERIES = 6  # images that are shown with their nearest neighbours
 VALIDATION_SEED, REFERENCE_SEED = 2, 3  # streams of random numbers within one seed
 # The reference views of the label-free scores: the same augmentations whatever the run's own is. How far the ranking
 # leans on them is measured in docs/objectives.md.
@@ -138,6 +140,19 @@ def test(run: Run) -> Row:
             predicted = classes[score.predicted[i]] if score.predicted is not None else ""
             writer.writerow([names[index], groups[index], label, predicted, f"{value:.6g}"])
     return row
+
+
+def find_neighbours(run: Run) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The indices of some validation images, of all classes in turn, and for each those of the nearest other specimens'
+    validation images by the features h, the nearest first."""
+    val, labels = run.parts.split.val, run.parts.labels
+    part = val[:: max(1, -(-len(val) // HELD_OUT_IMAGES))]  # evenly taken: (n,)
+    features = embed(run, part).cpu().numpy()  # (n, D)
+    known = part if labels is None else run.parts.labelled(part)
+    candidates = np.flatnonzero(np.isin(part, known)) if len(known) else np.arange(len(part))
+    queries = choose_queries(candidates, None if labels is None else labels[part], SHOWN_QUERIES)
+    groups = run.parts.images.specimens.groups
+    return part[queries], [part[found] for found in nearest(features, queries, [groups[index] for index in part])]
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from phenoscape_tune.training.advice import Advisor
 from phenoscape_tune.training.device import default_device
 from phenoscape_tune.training.device_use import DeviceUse
 from phenoscape_tune.training.early_stopping import describe_stop, epochs_without_improvement
-from phenoscape_tune.training.evaluation import test, validate
+from phenoscape_tune.training.evaluation import find_neighbours, test, validate
 from phenoscape_tune.training.monitor import Monitor, Progress, open_monitor
 from phenoscape_tune.training.run import Diverged, Row, Run, RunOptions, describe, save, start_run, stream
 from phenoscape_tune.training.schedule import learning_rate, set_learning_rate
@@ -67,7 +67,7 @@ def _train(run: Run, report: Callable[[Row], None], options: RunOptions) -> list
 
     with (
         open_uploads(config, say) as uploads,
-        open_monitor(run.folder, options.hparams, run.epoch, steps) as monitor,
+        open_monitor(run.folder, options.trial, run.epoch, steps) as monitor,
         run.gradient_step.naming_out_of_memory(),
     ):
         describe(run)
@@ -92,6 +92,8 @@ def _train(run: Run, report: Callable[[Row], None], options: RunOptions) -> list
             row["seconds"] = validated - started
             run.history.append(row)
             put_checkpoints(uploads, best=save(run))
+            if run.epoch == config.max_epochs or out_of_patience(run):
+                monitor.neighbours(run.parts, *find_neighbours(run))
             told = (trained - started, validated - trained, time.perf_counter() - validated)
             log.debug("epoch %d: %.2f s of training, %.2f s of validation, %.2f s of saving", run.epoch, *told)
             monitor.epoch(row, config.max_epochs)
@@ -103,10 +105,18 @@ def _train(run: Run, report: Callable[[Row], None], options: RunOptions) -> list
 def stopped_early(run: Run) -> bool:
     """Whether the run has stopped because its monitored value no longer improves."""
     stopping = run.config.early_stopping
-    if stopping is None or epochs_without_improvement(stopping, run.metric, run.history) < stopping.patience:
+    if stopping is None or not out_of_patience(run):
         return False
     log.info("%s", describe_stop(stopping, run.epoch))
     return True
+
+
+def out_of_patience(run: Run) -> bool:
+    """Whether the run's monitored value has not improved for as long as the configuration bears."""
+    stopping = run.config.early_stopping
+    if stopping is None:
+        return False
+    return epochs_without_improvement(stopping, run.metric, run.history) >= stopping.patience
 
 
 def train_epoch(run: Run, monitor: Monitor, clock: StepClock) -> float:

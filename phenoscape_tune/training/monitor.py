@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import threading
@@ -12,20 +13,26 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from phenoscape_tune import ranks
 from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.data.class_spectra import ClassSpectra
 from phenoscape_tune.data.false_colour import pictures_of
+from phenoscape_tune.data.parts import Parts
 from phenoscape_tune.data.spectra_figure import render_spectra
+from phenoscape_tune.evaluate.neighbours import draw_neighbours
 from phenoscape_tune.files import is_full_disk
+from phenoscape_tune.training.board import NEIGHBOURS, VIEWS, TrialRow, end_of, stage_tag, start_of, tag_of
 
 LOGGER = logging.getLogger("phenoscape_tune")
 # Every step, for whoever shows a bar: a record's `msg` is a Progress. None of it goes to a log.
 PROGRESS = logging.getLogger("phenoscape_tune.progress")
 PROGRESS.propagate = False
 PROGRESS.setLevel(logging.INFO)
+# Attributes of a record: what an epoch comes to, in few words; that a line is of a step.
+BRIEF, STEP = "brief", "step"
 SHOWN_PAIRS = 8
 
 
@@ -70,6 +77,9 @@ class Monitor:
     def spectra(self, spectra: ClassSpectra) -> None:
         """The mean spectrum of each class of the training part."""
 
+    def neighbours(self, parts: Parts, queries: np.ndarray, found: Sequence[np.ndarray]) -> None:
+        """Images (indices) with those that are nearest to them in the end."""
+
 
 class _LogFile(logging.FileHandler):
     """A log that raises where the disk is full; logging would print a traceback for every line, and go on."""
@@ -91,13 +101,14 @@ class RunMonitor(Monitor):
 
     Args:
         folder: the run's folder.
-        hparams: in a search, the trial's searched values for TensorBoard's HPARAMS tab; written at once, so that a
-            trial that is stopped early has them too.
+        trial: in a search, how the trial stands beside the others; written at once, so that one that is stopped early
+            has its row in TensorBoard's HPARAMS tab too.
         resumed_at: epochs that are already in the logs; what TensorBoard holds beyond them is superseded.
         steps: training steps of an epoch.
     """
 
-    def __init__(self, folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int, steps: int) -> None:
+    def __init__(self, folder: Path, trial: TrialRow | None, resumed_at: int, steps: int) -> None:
+        self._trial = trial
         logs = folder / "logs"
         (logs / "tensorboard").mkdir(parents=True, exist_ok=True)
         self._file = _LogFile(logs / "training.log", encoding="utf-8")
@@ -111,9 +122,9 @@ class RunMonitor(Monitor):
         self._excepthook, threading.excepthook = threading.excepthook, _say_all_but_full_disk
         try:
             self._open_board(logs / "tensorboard", resumed_at, steps)
-            self._hparams_end: Any = None
-            if hparams:
-                self._write_hparams(hparams)
+            if trial is not None:
+                self._write(start_of(trial))
+                self._board.flush()
         except BaseException:
             self._release()
             raise
@@ -130,15 +141,6 @@ class RunMonitor(Monitor):
                     self._board.add_scalar(tag, scalar.value, scalar.step, scalar.wall_time)
         self._board.flush()
 
-    def _write_hparams(self, hparams: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard.summary import hparams as summarise
-
-        plain = {key: value if isinstance(value, bool | int | float) else str(value) for key, value in hparams.items()}
-        # Of the three summaries the search itself declares the experiment, and the session's end comes at the end.
-        _, start, self._hparams_end = summarise(plain, {})
-        self._write(start)
-        self._board.flush()
-
     def _write(self, summary: Any) -> None:
         writer = self._board.file_writer
         assert writer is not None
@@ -148,8 +150,9 @@ class RunMonitor(Monitor):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if self._hparams_end is not None:
-                self._write(self._hparams_end)
+            if self._trial is not None:
+                # A trial that is stopped early unwinds by a SystemExit.
+                self._write(end_of(failed=isinstance(error, Exception)))
             self._board.close()
         finally:
             self._release()
@@ -166,7 +169,7 @@ class RunMonitor(Monitor):
         for key, value in values.items():
             self._board.add_scalar(f"step/{key}", value, total)
         shown = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-        LOGGER.info("epoch %d  step %d/%d  %s", epoch, step, steps, shown)
+        LOGGER.info("epoch %d  step %d/%d  %s", epoch, step, steps, shown, extra={STEP: True})
 
     def progress(self, progress: Progress) -> None:
         PROGRESS.info(progress)
@@ -178,10 +181,13 @@ class RunMonitor(Monitor):
     def epoch(self, row: Mapping[str, Any], epochs: int) -> None:
         for key, value in row.items():
             if key != "epoch" and isinstance(value, float):
-                self._board.add_scalar(key, value, row["epoch"])
+                self._board.add_scalar(tag_of(key), value, row["epoch"])
+        if self._trial is not None:
+            self._board.add_scalar(stage_tag(self._trial.stage), row["objective_mean"], row["epoch"])
+            self._board.add_scalar(tag_of("epoch"), row["epoch"], row["epoch"])  # HPARAMS shows the last of it
         self._board.flush()
         shown = "  ".join(f"{key} {value:.4g}" for key, value in row.items() if isinstance(value, float))
-        LOGGER.info("epoch %d/%d  %s", row["epoch"], epochs, shown)
+        LOGGER.info("epoch %d/%d  %s", row["epoch"], epochs, shown, extra={BRIEF: _brief(row, epochs)})
 
     def views(self, pairs: Tensor, channels: Channels) -> None:
         for each in pictures_of(channels):
@@ -192,11 +198,26 @@ class RunMonitor(Monitor):
             # The three are all that is left of the channels.
             picture = each if channels == RGB else replace(each, indices=(0, 1, 2)).brightened([grid])
             named = "" if channels == RGB else f": {each.title}"
-            tag = f"augmented views (a column an image){named}"
-            self._board.add_image(tag, picture.paint(grid), 0, dataformats="HWC")
+            self._board.add_image(f"{VIEWS}{named}", picture.paint(grid), 0, dataformats="HWC")
 
     def spectra(self, spectra: ClassSpectra) -> None:
-        self._board.add_image("mean spectra by class", render_spectra(spectra), 0, dataformats="HWC")
+        self._board.add_image("views/mean spectra by class", render_spectra(spectra), 0, dataformats="HWC")
+
+    def neighbours(self, parts: Parts, queries: np.ndarray, found: Sequence[np.ndarray]) -> None:
+        specimens, file = parts.images.specimens, io.BytesIO()
+        names = None if specimens.labels is None else [specimens.classes[c] if c >= 0 else "" for c in specimens.labels]
+        # As JPEG it takes a quarter of the room.
+        size = draw_neighbours(file, parts.images.pixels, queries, found, names, parts.images.channels, "JPEG")
+        shown = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=file.getvalue())
+        self._write(Summary(value=[Summary.Value(tag=NEIGHBOURS, image=shown)]))
+
+
+def _brief(row: Mapping[str, Any], epochs: int) -> str:
+    """The line of an epoch that fits 80 columns."""
+    told = "  ".join(f"{key} {row[key]:.3f}" for key in ("train_loss", "val_loss", "objective") if key in row)
+    error = f" ± {row['objective_error']:.3f}" if "objective_error" in row else ""
+    seconds = f"  {row['seconds']:.3g} s" if "seconds" in row else ""
+    return f"epoch {row['epoch']}/{epochs}  {told}{error}{seconds}"
 
 
 def _step_scalars(folder: Path, until: int) -> dict[str, list[Any]]:
@@ -211,6 +232,6 @@ def _step_scalars(folder: Path, until: int) -> dict[str, list[Any]]:
     return {tag: [by_step[step] for step in sorted(by_step) if step <= until] for tag, by_step in last.items()}
 
 
-def open_monitor(folder: Path, hparams: Mapping[str, Any] | None, resumed_at: int, steps: int) -> Monitor:
+def open_monitor(folder: Path, trial: TrialRow | None, resumed_at: int, steps: int) -> Monitor:
     """The monitor of this rank: a writing one for rank 0; see `RunMonitor`."""
-    return RunMonitor(folder, hparams, resumed_at, steps) if ranks.rank() == 0 else Monitor()
+    return RunMonitor(folder, trial, resumed_at, steps) if ranks.rank() == 0 else Monitor()

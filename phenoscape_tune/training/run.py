@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from phenoscape_tune.files import write_whole
 from phenoscape_tune.layers import save_config
 from phenoscape_tune.model import Encoder, build_encoder, restore_encoder
 from phenoscape_tune.training import checkpoint
+from phenoscape_tune.training.board import TrialRow
 from phenoscape_tune.training.device import adapt, autocast_dtype, be_deterministic
 from phenoscape_tune.training.early_stopping import check_monitor
 from phenoscape_tune.training.gradient_cache import GradientStep
@@ -56,7 +57,7 @@ class RunOptions:
         resume: checkpoint to go on from; None starts anew.
         reported_epochs: epochs that were reported before; the later ones of a resumed history are reported again.
         test: whether the last epoch also measures the test part and writes `test_scores.csv`.
-        hparams: the searched values, for TensorBoard.
+        trial: how a search's trial is shown in TensorBoard beside the others.
         metric: the objective's name; auto: kNN accuracy where there are labels, else reference contrast.
         reference_seed: seed of the reference views; the same for all runs that are compared.
         micro_batch: images at once that `micro_batch_size: auto` starts with; None: a whole batch.
@@ -66,7 +67,7 @@ class RunOptions:
     resume: Path | None = None
     reported_epochs: int = 0
     test: bool = False
-    hparams: Mapping[str, Any] | None = None
+    trial: TrialRow | None = None
     metric: str = "auto"
     reference_seed: int = 0
     micro_batch: int | None = None

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from pseudo_terminal import shown_lines
 from rich.console import Console
 
 from phenoscape_tune.cli.progress import ProgressBar, show_training
@@ -79,11 +80,37 @@ def test_on_a_terminal_the_log_runs_above_the_bar() -> None:
     assert "200 images/s" in text
 
 
+EPOCH = {"brief": "epoch 1/4  train_loss 3.100"}
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_of_an_epoch_the_terminal_has_a_short_line_unless_more_is_wanted(verbose: bool) -> None:
+    console = terminal()
+    with show_training(quiet=False, verbose=verbose, console=console):
+        LOGGER.info("epoch 1/4  train_loss 3.1  rankme 20", extra=EPOCH)
+        LOGGER.info("epoch 1  step 50/100  loss 3.1", extra={"step": True})  # the bar has it
+    text = printed(console)
+    assert ("rankme" in text) == verbose
+    assert ("epoch 1/4  train_loss 3.100" in text) == (not verbose)
+    assert "step 50/100" not in text
+
+
+def test_above_the_bar_lines_are_broken_between_words() -> None:
+    console = terminal()
+    words = " ".join(f"word{number}" for number in range(40))
+    with show_training(quiet=False, console=console):
+        LOGGER.info("%s :bird: done", words)
+    lines = [line.strip() for line in shown_lines(printed(console)) if "word" in line]
+    assert " ".join(lines) == f"{words} :bird: done"
+    assert max(map(len, lines)) <= 100
+
+
 def test_in_a_pipe_there_are_plain_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with show_training(quiet=False, console=Console(file=io.StringIO(), force_terminal=False)):
-        LOGGER.info("epoch 1/4  train_loss 3.1")
+        LOGGER.info("epoch 1  step 50/100  loss 3.1", extra={"step": True})
+        LOGGER.info("epoch 1/4  train_loss 3.1  rankme 20", extra=EPOCH)
         PROGRESS.info(Progress(1, 4, 1, 10, 200.0, 3.2))
-    assert capsys.readouterr() == ("epoch 1/4  train_loss 3.1\n", "")
+    assert capsys.readouterr() == ("epoch 1  step 50/100  loss 3.1\nepoch 1/4  train_loss 3.100\n", "")
 
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:

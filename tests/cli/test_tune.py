@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,32 +165,101 @@ def test_optuna_dashboard_opens_the_journal(search: tuple[Path, str, list[str]])
         process.wait(timeout=20)
 
 
-@pytest.mark.slow
-def test_tensorboard_shows_every_trial_with_its_values(search: tuple[Path, str, list[str]]) -> None:
-    folder, _, _ = search
+@pytest.fixture(scope="module")
+def board(search: tuple[Path, str, list[str]]) -> Iterator[str]:
+    """TensorBoard's address, which has read the whole search."""
     port = 6100 + os.getpid() % 800
     server = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port), "--host", "127.0.0.1"],
+        [
+            sys.executable,
+            "-m",
+            "tensorboard.main",
+            "--logdir",
+            str(search[0]),
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+        ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        groups = _wait_for_session_groups(port, count=10)
+        _wait_for_session_groups(port, count=10)
+        yield f"http://127.0.0.1:{port}/data"
     finally:
         server.terminate()
         server.wait(timeout=20)
+
+
+def ask(address: str, **query: str) -> Any:
+    with urllib.request.urlopen(f"{address}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
+        return json.load(answer)
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_every_trial_with_its_values(search: tuple[Path, str, list[str]], board: str) -> None:
+    folder, _, _ = search
+    groups = _wait_for_session_groups(int(board.split(":")[2].split("/")[0]), count=10)
     listed = {row["trial"]: row for row in rows(folder)}
     shown = {}
     for group in groups:
         trial = group["sessions"][0]["name"].split("/")[1]
         values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
         shown[trial] = (group["hparams"], values)
+        assert group["name"].endswith(f" {trial}")
+        assert group["sessions"][0]["status"] == "STATUS_SUCCESS"
     assert set(shown) == set(listed)
     for trial, (hparams, metrics) in shown.items():
         assert hparams["lr"] == pytest.approx(float(listed[trial]["lr"]))
         assert hparams["temperature"] == pytest.approx(float(listed[trial]["temperature"]))
         assert hparams["stage"] == listed[trial]["stage"]
-        assert metrics["objective_mean"] == pytest.approx(float(listed[trial]["objective"]), abs=1e-4)
+        assert metrics["objective/objective_mean"] == pytest.approx(float(listed[trial]["objective"]), abs=1e-4)
+        assert metrics["schedule/epoch"] == int(listed[trial]["epochs"])
+    # Their rows stand in the order of the stages.
+    stages = [group["hparams"]["stage"] for group in groups]
+    assert stages == ["defaults", *["lr"] * 3, *["temperature"] * 2, *["confirm"] * 4]
+
+
+@pytest.mark.slow
+def test_tensorboard_has_a_chart_a_stage_whose_lines_are_its_trials(
+    search: tuple[Path, str, list[str]], board: str
+) -> None:
+    layout = ask(f"{board}/plugin/custom_scalars/layout")
+    charts = {chart["title"]: chart["multiline"]["tag"] for chart in layout["category"][0]["chart"]}
+    assert [title.split(":")[0] for title in charts] == [f"Stage {number}" for number in range(4)]
+    found = []
+    for (tag,) in charts.values():
+        lines = [ask(f"{board}/plugin/custom_scalars/scalars", tag=tag, run=run) for run in ask(f"{board}/runs")]
+        found.append(sum(len(line["tag_to_events"]) for line in lines))
+    assert found == [1, 3, 2, 4]
+
+
+@pytest.mark.slow
+def test_tensorboard_tells_the_verdict_and_shows_the_winners_pictures(
+    search: tuple[Path, str, list[str]], board: str
+) -> None:
+    folder, _, _ = search
+    run = "logs/tensorboard"
+    assert set(ask(f"{board}/plugin/text/tags")[run]) == {
+        "result/verdict",
+        "result/winner's configuration",
+        "the search/plan",
+    }
+    (verdict,) = ask(f"{board}/plugin/text/text", run=run, tag="result/verdict")
+    winner = json.loads((folder / "summary.json").read_text())["winner"]
+    for key in winner["values"]:
+        assert f"<td>{key}</td>" in verdict["text"]
+    (configuration,) = ask(f"{board}/plugin/text/text", run=run, tag="result/winner's configuration")
+    assert (
+        f"lr: {json.loads((folder / 'summary.json').read_text())['winner']['values'].get('lr', 0.001)}"
+        in (configuration["text"])
+    )
+    images = ask(f"{board}/plugin/images/tags")
+    assert {"result/winner's augmented views", "result/winner's nearest neighbours"} <= set(images[run])
+    completed = {row["trial"] for row in rows(folder) if row["status"] == "completed"}
+    shown = {name.split("/")[1] for name, tags in images.items() if "views/nearest neighbours" in tags}
+    assert shown == completed
 
 
 def _wait_for_session_groups(port: int, count: int) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,19 @@ def test_spectra_are_shown_in_false_colour(tmp_path: Path) -> None:
     draw_neighbours(tmp_path / "n.png", images, np.array([0]), [np.array([1])], None, spectrum)
     seen = {colour for _, colour in Image.open(tmp_path / "n.png").getcolors(1 << 20) or []}
     assert (255, 0, 0) in seen
+
+
+def test_a_picture_can_be_a_small_jpeg_whose_frames_keep_their_colours() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (7, 3, 64, 64), dtype=np.uint8)
+    files = [io.BytesIO(), io.BytesIO()]
+    names = ["x", *["x", "y"] * 3]
+    for file, form in zip(files, ("PNG", "JPEG"), strict=True):
+        size = draw_neighbours(file, images, np.array([0]), [np.arange(1, 6)], names, RGB, form)
+    png, jpeg = (Image.open(file) for file in files)
+    assert (png.format, jpeg.format) == ("PNG", "JPEG")
+    assert png.size == jpeg.size == size
+    assert len(files[1].getvalue()) < len(files[0].getvalue())
+    difference = np.abs(np.subtract(np.asarray(png, dtype=int), np.asarray(jpeg, dtype=int)))
+    right = (np.asarray(png) == ImageColor.getrgb(neighbours._RIGHT)).all(axis=2)
+    assert right.any() and difference[right].mean() < 10

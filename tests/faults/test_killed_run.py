@@ -88,7 +88,7 @@ def test_a_run_killed_at_random_moments_ends_as_one_that_was_not(birds: Path, tm
         }
     assert all(torch.equal(mine, whole.model[key]) for key, mine in killed.model.items())
     curves = [read_scalars(each / "logs" / "tensorboard") for each in (folder, tmp_path / "whole")]
-    for key, count in {"train_loss": EPOCHS, "val_loss": EPOCHS, "step/loss": EPOCHS * STEPS}.items():
+    for key, count in {"loss/train_loss": EPOCHS, "loss/val_loss": EPOCHS, "step/loss": EPOCHS * STEPS}.items():
         assert [step for step, _ in curves[0][key]] == list(range(1, count + 1)), key
         assert curves[0][key] == curves[1][key], key
     assert not list(folder.rglob("*.tmp"))

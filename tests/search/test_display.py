@@ -1,11 +1,17 @@
 import io
+import itertools
 import math
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from driver import EPOCHS, Clock, Driver, learn, make_plan, open_conductor, search
+from pseudo_terminal import CODES, COLOURS, run_on_terminal, shown_lines
 from rich.console import Console
 
 from phenoscape_tune.config import TrainConfig
@@ -186,27 +192,28 @@ def test_values_are_shown_in_few_characters(value: object, shown: str) -> None:
 
 
 def shown_table(conductor: Conductor, width: int) -> list[str]:
-    display = Display(conductor, quiet=True, concurrent=2)
     console = Console(width=width, file=io.StringIO(), record=True, legacy_windows=False)
-    console.print(display._table())  # what the live view shows; a terminal of this width cannot be had in a test
+    display = Display(conductor, quiet=True, concurrent=2, console=console)
+    console.print(display._table())  # what the live view shows
     return console.export_text().rstrip("\n").split("\n")
 
 
 def table_rows(lines: list[str]) -> list[str]:
-    head, header, *rows = lines
-    assert head.startswith("stage ")
-    assert header.split() == ["stage", "trial", "values", "epoch", "objective", "status"]
+    stage, told, header, *rows = lines
+    assert stage.startswith("stage ")
+    assert " trials ended, " in told
+    assert header.split() == ["trial", "values", "epoch", "objective", "status"]
     return rows
 
 
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_table_has_one_line_a_trial_at_any_width(width: int, finished: Conductor) -> None:
     lines = shown_table(finished, width)
-    assert len(lines) == 2 + 12  # what runs, the header, and the last twelve trials
+    assert len(lines) == 3 + 12  # what runs, how far it is, the header, and twelve trials
     assert all(len(line) <= width for line in lines)
     for record, row in zip(finished.records()[-12:], table_rows(lines), strict=True):
         cells = row.split()
-        assert cells[:2] == [record.stage, record.name.split("-", 1)[1]]
+        assert cells[0] == (record.name if width == 140 else record.name.rsplit("-", 1)[0])
         assert f"{len(record.curve)}/{EPOCHS}" in cells
         assert record.objective is None or any(cell.startswith(f"{record.objective:.3f}") for cell in cells)
 
@@ -222,24 +229,27 @@ def test_a_wide_search_does_not_wrap_either(width: int, tmp_path: Path) -> None:
     task = driver.handed[-1].record.name
     conductor.fail(task, "RuntimeError: " + "a very long reason " * 12)
     lines = shown_table(conductor, width)
-    assert len(table_rows(lines)) == len(conductor.records())
-    assert len(lines) == 2 + len(conductor.records())
+    rows = table_rows(lines)
+    assert len(rows) == len(conductor.records())
     assert all(len(line) <= width for line in lines)
+    # What a stage varies can be read, whatever was found before it.
+    for record, row in zip(sorted(conductor.records(), key=lambda r: not r.ended), rows, strict=True):
+        if record.stage == "augmentation":
+            for key in ("cj_strength", "min_scale"):
+                assert f"{key}={record.values[f'transforms.{key}']:.3g}" in row
 
 
 def test_at_full_width_the_table_shows_the_values_of_each_trial(finished: Conductor) -> None:
     rows = table_rows(shown_table(finished, 140))
     confirmations = [record for record in finished.records() if record.of]
     assert f"repeats {confirmations[0].of}, seed 6" in rows[-6]
-    searched = finished.records()[-12:-6]
-    for record, row in zip(searched, rows, strict=False):
-        for key, value in record.values.items():
-            assert f"{key}={value:.3g}" in row
+    for record, row in zip(finished.records()[-12:-6], rows, strict=False):
+        assert f"{record.stage}={record.values[record.stage]:.3g}" in row
 
 
 def test_at_80_columns_the_values_can_still_be_read(finished: Conductor) -> None:
     for record, row in zip(finished.records()[-12:-6], table_rows(shown_table(finished, 80)), strict=False):
-        assert f"lr={record.values['lr']:.3g}" in row
+        assert f"{record.stage}={record.values[record.stage]:.3g}" in row
 
 
 def test_the_best_completed_trial_is_marked_and_running_ones_are_shown(tmp_path: Path) -> None:
@@ -252,10 +262,34 @@ def test_the_best_completed_trial_is_marked_and_running_ones_are_shown(tmp_path:
 
 def test_the_head_tells_the_stage_and_how_far_the_search_is(tmp_path: Path) -> None:
     conductor = Driver(open_conductor(make_plan(tmp_path))).run(EPOCHS + 3)
-    head = shown_table(conductor, 140)[0]
-    assert head.startswith("stage 1 lr: lr")
-    assert "1 of 17 trials ended, 2 at a time" in head
-    assert "time left: after the first epochs" in head
+    stage, told, *_ = shown_table(conductor, 80)
+    assert stage == "stage 1 lr: lr"
+    best = conductor.ranked()[0].objective
+    assert told == f"1 of 17 trials ended, 2 at a time, best * {best:.3f}, time left: not known yet"
+
+
+def test_the_best_stays_in_sight_of_a_long_search(tmp_path: Path) -> None:
+    conductor = search(tmp_path, lambda config, epoch: 0.9 if config.lr == 0.001 else 0.1, budget={"trials": 30})
+    rows = table_rows(shown_table(conductor, 80))
+    assert len(rows) == 12
+    best = conductor.ranked()[0]
+    assert best.name.rsplit("-", 1)[0] == rows[0].split()[0]
+    assert [row.count("*") for row in rows] == [1, *[0] * 11]
+
+
+@pytest.mark.parametrize("rows", [10, 24])
+def test_however_many_run_the_table_fits_the_screen(rows: int, tmp_path: Path) -> None:
+    conductor = open_conductor(make_plan(tmp_path, budget={"trials": 80}))
+    driver = Driver(conductor, concurrent=30)
+    for number, _ in enumerate(driver.reports()):
+        if len(conductor.live) == 30 and number > 150:
+            break
+    console = Console(width=80, height=rows, file=io.StringIO(), record=True, force_interactive=True)
+    console.print(Display(conductor, quiet=True, concurrent=30, console=console)._table())
+    lines = console.export_text().rstrip("\n").split("\n")
+    assert len(lines) == rows - 1
+    assert lines[-1] == f"... and {30 - (rows - 6)} more running"
+    assert any("*" in line for line in lines[3:])
 
 
 def test_an_empty_search_has_an_empty_table(tmp_path: Path) -> None:
@@ -294,6 +328,50 @@ def test_in_a_pipe_each_stage_and_each_end_has_a_line(tmp_path: Path, capsys: py
         assert record.reason in line
 
 
+def test_a_pipe_is_told_what_runs_where_nothing_has_ended_for_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("phenoscape_tune.search.display.time.monotonic", clock)
+    conductor = open_conductor(make_plan(tmp_path))
+    driver = Driver(conductor, concurrent=1, clock=clock, seconds=lambda config: 120.0)
+    with Display(conductor, quiet=False, concurrent=1) as display:
+        for _ in itertools.islice(driver.reports(), 8):
+            display.update(epoch_done=True)
+    lines = capsys.readouterr().out.splitlines()
+    name = conductor.records()[0].name
+    assert lines[0] == "stage 0 defaults: the configuration as it is"
+    assert [line.split(";")[0] for line in lines[1:]] == [f"  running: {name} 4/9", f"  running: {name} 7/9"]
+    assert all("time left: about " in line for line in lines[1:])
+
+
+def test_verbose_tells_each_epoch_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conductor = open_conductor(make_plan(tmp_path, budget={"trials": 3}, confirm=None))
+    with Display(conductor, quiet=False, concurrent=2, verbose=True) as display:
+        for _ in Driver(conductor).reports():
+            display.update(epoch_done=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line and "objective" in line]
+    told = [line for line in lines if ":" not in line]
+    assert told == list(dict.fromkeys(told))
+    assert sorted(told) == sorted(
+        f"  {record.name} epoch {epoch}/{EPOCHS} objective {value:.3f}"
+        for record in conductor.records()
+        for epoch, value in enumerate(record.curve, start=1)
+    )
+
+
+def test_a_stages_line_tells_around_what_it_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conductor = open_conductor(make_plan(tmp_path))
+    stages = [line for line in told(conductor, capsys).splitlines() if line.startswith("stage ")]
+    found = conductor.winners[1]
+    assert found is not None and found.stage == "lr"
+    assert stages[1:] == [
+        "stage 1 lr: lr; from the defaults",
+        f"stage 2 temperature: temperature; from lr={found.values['lr']:.3g}",
+        "stage 3 confirm: the best and the defaults with fresh seeds",
+    ]
+
+
 def test_the_time_left_is_never_more_than_the_budget_holds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,3 +404,45 @@ def test_after_a_resume_only_what_is_new_is_told(tmp_path: Path, capsys: pytest.
     ends = {line.split()[0] for line in told(conductor, capsys).splitlines() if line.startswith("  ")}
     assert ends == {record.name for record in conductor.records()} - before
     assert before
+
+
+# As a process
+
+SHOWN = str(Path(__file__).parent / "shown_search.py")
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_a_long_search_stays_on_the_screen(columns: int, tmp_path: Path) -> None:
+    code, written = run_on_terminal([SHOWN, str(tmp_path / "s"), "60", "4"], columns)
+    assert code == 0, written
+    assert max(map(len, shown_lines(written))) <= columns
+    # Each frame stands where the one before stood.
+    heights = [len(moves) // len("\x1b[1A\x1b[2K") + 1 for moves in re.findall(r"(?:\x1b\[1A\x1b\[2K)+", written)]
+    assert len(heights) > 10
+    assert max(heights) < 24
+    assert COLOURS.search(written)
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colours_where_none_are_wanted(variables: dict[str, str], tmp_path: Path) -> None:
+    code, written = run_on_terminal([SHOWN, str(tmp_path / "s"), "12", "2"], 80, variables=variables)
+    assert code == 0, written
+    assert not COLOURS.search(written)
+    assert "stage 6 confirm" in written
+    if variables == {"TERM": "dumb"}:
+        assert not CODES.search(written)
+        assert len([line for line in written.splitlines() if line.startswith("stage ")]) == 6
+
+
+@pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}])
+def test_in_a_file_there_are_no_codes(variables: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, SHOWN, str(tmp_path / "s"), "60", "2"]
+    with (tmp_path / "log").open("w") as log:
+        subprocess.run(command, stdout=log, check=True, env={**os.environ, "TERM": "xterm", **variables})
+    text = (tmp_path / "log").read_text()
+    lines = text.splitlines()
+    assert "\x1b" not in text and "\r" not in text
+    assert len(lines) == len(set(lines))
+    ended = [line for line in lines if line.startswith("  ")]
+    assert len(ended) + len([line for line in lines if line.startswith("stage ")]) == len(lines)
+    assert len(ended) > 60

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from phenoscape_tune.config import TrainConfig
@@ -17,7 +19,7 @@ from phenoscape_tune.data.sample import write_sample
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import load_config
 from phenoscape_tune.training import checkpoint
-from phenoscape_tune.training.evaluation import validate
+from phenoscape_tune.training.evaluation import find_neighbours, validate
 from phenoscape_tune.training.loop import train_simclr
 from phenoscape_tune.training.run import Diverged, RunOptions, start_run
 
@@ -99,11 +101,38 @@ def test_a_run_on_spectra_shows_their_means_once(tiny: Tiny, cubes: Path) -> Non
     events = EventAccumulator(str(Path(config.out_dir) / "logs" / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     shown = {tag: len(events.Images(tag)) for tag in events.Tags()["images"]}
-    views = "augmented views (a column an image): "
-    assert [tag.removeprefix(views) for tag in shown] == ["mean spectra by class", "640, 540, 440 nm"]
+    names = ("mean spectra by class", "augmented views: 640, 540, 440 nm", "nearest neighbours")
+    assert set(shown) == {f"views/{name}" for name in names}
     assert set(shown.values()) == {1}
     log = (Path(config.out_dir) / "logs" / "training.log").read_text()
     assert "spectral_stem: 20 channels are mixed to 3 by a learned 1x1 convolution" in log
+
+
+def test_at_its_end_a_run_shows_images_with_their_nearest_neighbours(tiny: Tiny) -> None:
+    stopping = {"monitor": "val_loss", "patience": 1, "min_delta": 9.0}
+    for changes, epochs in (({"max_epochs": 2}, 2), ({"max_epochs": 9, "early_stopping": stopping}, 2)):
+        config = tiny(**changes)
+        assert len(train(config)) == epochs
+        folder = Path(config.out_dir)
+        events = EventAccumulator(str(folder / "logs" / "tensorboard")).Reload()
+        (event,) = events.Images("views/nearest neighbours")
+        picture = Image.open(io.BytesIO(event.encoded_image_string))
+        assert picture.size == (event.width, event.height)
+        assert picture.format == "JPEG"
+        shutil.rmtree(folder)
+
+
+def test_neighbours_are_of_the_validation_part_and_of_all_classes(tiny: Tiny) -> None:
+    config = tiny()
+    parts = open_parts(config)
+    run = start_run(config, CPU, RunOptions(), parts)
+    queries, found = find_neighbours(run)
+    val, labels = set(parts.split.val.tolist()), parts.labels
+    assert labels is not None
+    assert len(queries) == 6 and set(labels[queries]) == {0, 1, 2}
+    for query, others in zip(queries, found, strict=True):
+        assert {query, *others.tolist()} <= val
+        assert query not in others and len(others) == 5
 
 
 def test_the_loss_falls(tiny: Tiny) -> None:

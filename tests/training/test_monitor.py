@@ -14,6 +14,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from phenoscape_tune.data.channels import RGB, Channels
 from phenoscape_tune.data.class_spectra import ClassSpectra
+from phenoscape_tune.training.board import TrialRow
 from phenoscape_tune.training.monitor import LOGGER, PROGRESS, Monitor, Progress, RunMonitor, open_monitor
 
 pytestmark = pytest.mark.slow  # torch's TensorBoard writer
@@ -31,9 +32,9 @@ def test_rows_become_scalars_and_lines(tmp_path: Path) -> None:
         monitor.epoch({"epoch": 1, "train_loss": 2.0, "objective": 0.5}, 10)
         monitor.views(torch.rand(6, 3, 8, 8), RGB)
     events = read(tmp_path)
-    assert [(s.step, s.value) for s in events.Scalars("objective")] == [(1, 0.5)]
+    assert [(s.step, s.value) for s in events.Scalars("objective/objective")] == [(1, 0.5)]
     assert [(s.step, s.value) for s in events.Scalars("step/loss")] == [(50, 2.5)]
-    image = events.Images("augmented views (a column an image)")[0]
+    image = events.Images("views/augmented views")[0]
     assert (image.width, image.height) == (24, 16)
     log = (tmp_path / "logs" / "training.log").read_text()
     assert "epoch 1  step 50/100  loss 2.5" in log
@@ -47,7 +48,7 @@ def test_views_of_other_channels_are_shown_in_false_colour_and_the_ultraviolet_b
     with open_monitor(tmp_path, None, 0, 100) as monitor:
         monitor.views(views.contiguous(memory_format=torch.channels_last), channels)
     events = read(tmp_path)
-    tags = [f"augmented views (a column an image): {names}" for names in ("red, green, blue", "uv3, uv2, uv1")]
+    tags = [f"views/augmented views: {names}" for names in ("red, green, blue", "uv3, uv2, uv1")]
     assert sorted(events.Tags()["images"]) == tags
     pictures = [
         np.asarray(Image.open(io.BytesIO(events.Images(tag)[0].encoded_image_string)).convert("RGB")) for tag in tags
@@ -61,7 +62,7 @@ def test_mean_spectra_are_a_picture(tmp_path: Path) -> None:
     waves = Channels(("400 nm", "500 nm"), wavelengths=(400.0, 500.0))
     with open_monitor(tmp_path, None, 0, 100) as monitor:
         monitor.spectra(ClassSpectra.of_images(np.eye(2), np.arange(2), ("a", "b"), waves))
-    image = read(tmp_path).Images("mean spectra by class")[0]
+    image = read(tmp_path).Images("views/mean spectra by class")[0]
     assert (image.width, image.height) == (960, 540)
 
 
@@ -70,7 +71,7 @@ def test_what_the_device_does_becomes_scalars_too(tmp_path: Path) -> None:
     with open_monitor(tmp_path, None, 0, 100) as monitor:
         monitor.epoch({"epoch": 3, **use}, 10)
     events = read(tmp_path)
-    assert {key: [(s.step, s.value) for s in events.Scalars(key)] for key in use} == {
+    assert {key: [(s.step, s.value) for s in events.Scalars(f"speed/{key}")] for key in use} == {
         key: [(3, value)] for key, value in use.items()
     }
 
@@ -107,7 +108,8 @@ def test_progress_is_heard_by_whoever_listens_and_stands_in_no_log(
 
 
 def test_hparams_are_on_disk_before_the_first_epoch_ends(tmp_path: Path) -> None:
-    monitor = RunMonitor(tmp_path, {"lr": 0.1, "backbone": "resnet18", "weights": None}, 0, 100)
+    row = TrialRow("1-00 lr-00-abc", "1 lr", {"lr": 0.1, "backbone": "resnet18", "weights": None})
+    monitor = RunMonitor(tmp_path, row, 0, 100)
     tag = metadata.SESSION_START_INFO_TAG
     values = metadata.parse_session_start_info_plugin_data(
         read(tmp_path).SummaryMetadata(tag).plugin_data.content
@@ -116,6 +118,52 @@ def test_hparams_are_on_disk_before_the_first_epoch_ends(tmp_path: Path) -> None
     assert values["lr"].number_value == 0.1
     assert values["backbone"].string_value == "resnet18"
     assert values["weights"].string_value == "None"
+
+
+def test_a_trials_objective_stands_in_the_chart_of_its_stage_with_the_epochs_it_ran(tmp_path: Path) -> None:
+    with open_monitor(tmp_path, TrialRow("1-00 lr-00-abc", "1 lr", {"lr": 0.1}), 0, 100) as monitor:
+        for epoch in (1, 2):
+            monitor.epoch({"epoch": epoch, "objective": epoch / 10, "objective_mean": epoch / 20}, 9)
+    events = read(tmp_path)
+    assert [(s.step, round(s.value, 3)) for s in events.Scalars("by stage/1 lr")] == [(1, 0.05), (2, 0.1)]
+    assert events.Scalars("schedule/epoch")[-1].value == 2
+    with open_monitor(tmp_path / "alone", None, 0, 100) as monitor:
+        monitor.epoch({"epoch": 1, "objective": 0.1, "objective_mean": 0.1}, 9)
+    alone = read(tmp_path / "alone").Tags()["scalars"]
+    assert alone == ["objective/objective", "objective/objective_mean"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(None, 1), (SystemExit(), 1), (RuntimeError("out of memory"), 2)])
+def test_a_trial_that_raised_is_a_failure_and_one_stopped_early_is_none(
+    error: BaseException | None, status: int, tmp_path: Path
+) -> None:
+    def run() -> None:
+        with open_monitor(tmp_path, TrialRow("1-00 lr-00-abc", "1 lr", {"lr": 0.1}), 0, 100):
+            if error is not None:
+                raise error
+
+    if error is None:
+        run()
+    else:
+        with pytest.raises(type(error)):
+            run()
+    content = read(tmp_path).SummaryMetadata(metadata.SESSION_END_INFO_TAG).plugin_data.content
+    assert metadata.parse_session_end_info_plugin_data(content).status == status
+
+
+def test_the_log_has_all_of_an_epoch_and_the_terminal_what_it_comes_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"epoch": 3, "train_loss": 4.0341, "val_loss": 3.9, "objective": 0.2933, "objective_error": 0.0357}
+    row |= {"rankme": 20.03, "feature_std": 0.35, "images_per_second": 71.0, "seconds": 59.69}
+    with open_monitor(tmp_path, None, 0, 100) as monitor:
+        monitor.epoch(row, 60)
+        monitor.step(1, 5, 9, {"loss": 2.5})
+    epoch, step = caplog.records
+    assert epoch.brief == "epoch 3/60  train_loss 4.034  val_loss 3.900  objective 0.293 ± 0.036  59.7 s"
+    assert len(epoch.brief) <= 80
+    assert step.step and not hasattr(step, "brief")
+    assert "rankme 20.03  feature_std 0.35" in (tmp_path / "logs" / "training.log").read_text()
 
 
 def test_a_closed_run_gets_no_lines_of_the_next_one(tmp_path: Path) -> None:
@@ -143,7 +191,7 @@ def test_a_resumed_run_leaves_no_seam(tmp_path: Path, monkeypatch: pytest.Monkey
     run(2, 2, 0.0)  # killed before its first step
     run(1, 2, 1.0)
     events = read(tmp_path)
-    points = [(s.step, round(s.value, 3)) for s in events.Scalars("objective")]
+    points = [(s.step, round(s.value, 3)) for s in events.Scalars("objective/objective")]
     assert points == [(1, 0.1), (2, 1.2)]
     steps = [(s.step, s.value) for s in events.Scalars("step/loss")]
     assert steps == [(n, 1 + n / 4 + (1.0 if n > 4 else 0.0)) for n in range(1, 9)]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
+
+from phenoscape_tune.training import loop
+from phenoscape_tune.training.board import TrialRow, end_of, stage_tag, start_of, tag_of
+
+
+def test_every_value_of_an_epoch_has_a_group() -> None:
+    told = Path(loop.__file__).read_text(encoding="utf-8")
+    for key, group in (
+        ("train_loss", "loss"),
+        ("val_loss", "loss"),
+        ("objective_mean", "objective"),
+        ("rankme", "representation"),
+        ("lr", "schedule"),
+        ("images_per_second", "speed"),
+        ("utilisation", "speed"),
+        ("process_memory_gb", "speed"),
+    ):
+        assert tag_of(key) == f"{group}/{key}"
+        assert key in told
+    assert tag_of("something_new") == "more/something_new"
+
+
+def test_the_stages_stand_before_all_else_and_in_their_order() -> None:
+    stages = [stage_tag(stage) for stage in ("0 defaults", "1 lr", "2 batch_size", "4 temperature", "5 augmentation")]
+    tags = [*stages, *map(tag_of, ("train_loss", "objective", "rankme", "lr", "seconds")), "step/loss", "views/x"]
+    assert tags == sorted(tags)
+
+
+def test_a_row_keeps_the_types_of_its_values() -> None:
+    row = TrialRow(
+        "1-00 lr-00-abc", "1 lr", {"lr": 0.1, "batch_size": 8, "balance": True, "weights": None, "stage": "lr"}
+    )
+    (value,) = start_of(row).value
+    start = metadata.parse_session_start_info_plugin_data(value.metadata.plugin_data.content)
+    assert start.group_name == "1-00 lr-00-abc"
+    kinds = {key: (kind := each.WhichOneof("kind"), getattr(each, kind)) for key, each in start.hparams.items()}
+    assert kinds == {
+        "lr": ("number_value", 0.1),
+        "batch_size": ("number_value", 8.0),
+        "balance": ("bool_value", True),
+        "weights": ("string_value", "None"),
+        "stage": ("string_value", "lr"),
+    }
+
+
+@pytest.mark.parametrize(("failed", "status"), [(False, STATUS_SUCCESS), (True, STATUS_FAILURE)])
+def test_an_end_tells_whether_the_trial_failed(failed: bool, status: int) -> None:
+    (value,) = end_of(failed).value
+    assert metadata.parse_session_end_info_plugin_data(value.metadata.plugin_data.content).status == status
