@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -84,11 +86,18 @@ def recolour(colours: Tensor, maps: Tensor, jitters: bool) -> None:
 
 def mix(colours: Tensor, maps: Tensor) -> None:
     """Apply maps a, g, e (n, 3) to `colours` (n, 3, s, s) in place, clamped to [0, 1]."""
-    rgb, to_grey = colours.flatten(2), colours.new_tensor([GREY_SHARES] * 3)  # (n, 3, s·s), (3, 3)
-    a, g, e = (number[:, None, None] for number in maps.unbind(1))
-    own, of_mean = a * torch.eye(3, device=colours.device) + g * to_grey, e * to_grey  # (n, 3, 3) each
+    rgb = colours.flatten(2)  # (n, 3, s·s)
+    own, of_mean = (maps @ _matrices(colours.device)).view(-1, 2, 3, 3).unbind(1)
     mixed = torch.baddbmm(of_mean @ rgb.mean(2, keepdim=True), own, rgb)
     torch.clamp(mixed.view_as(colours), 0, 1, out=colours)
+
+
+@functools.cache
+def _matrices(device: torch.device) -> Tensor:
+    """What a, g and e each add to the matrices of rgb and of its mean, (3, 2·3·3)."""
+    one, to_grey, zero = torch.eye(3), torch.tensor([GREY_SHARES] * 3), torch.zeros(3, 3)
+    parts = torch.stack((torch.stack((one, zero)), torch.stack((to_grey, zero)), torch.stack((zero, to_grey))))
+    return parts.view(3, 18).to(device)
 
 
 def turn_hue(colours: Tensor, turns: Tensor) -> None:
