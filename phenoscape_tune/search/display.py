@@ -125,6 +125,11 @@ def describe_outcome(conductor: Conductor, outcome: Outcome | None, best: Path |
     return lines
 
 
+def _shortened(name: str) -> str:
+    """A trial's name without the characters that tell it from those of other searches."""
+    return name.rsplit("-", 1)[0]
+
+
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
@@ -242,10 +247,10 @@ class Display:
     def _epoch(self, record: TrialRecord) -> str:
         return f"{len(record.curve)}/{self._conductor.plan.rungs.max_epochs}"
 
-    def _values(self, record: TrialRecord) -> str:
-        """What a trial has that the others of its stage have not."""
+    def _values(self, record: TrialRecord, whole: bool = True) -> str:
+        """What a trial has that the others of its stage have not; names shortened unless `whole`."""
         if record.of:
-            return f"repeats {record.of}, seed {record.seed}"
+            return f"repeats {record.of if whole else _shortened(record.of)}, seed {record.seed}"
         stage = next(stage for stage in self._conductor.stages if stage.name == record.stage)
         keys = [key for key in dict.fromkeys((*stage.keys, *derived_keys(stage))) if key in record.values]
         return " ".join(f"{short(key)}={format_value(record.values[key])}" for key in keys) or "defaults"
@@ -292,8 +297,8 @@ class Display:
             mark = "*" if leader is not None and record.name == leader.name else ""
             status = RUNNING if record.name in conductor.live else record.status
             table.add_row(
-                record.name if wide else record.name.rsplit("-", 1)[0],
-                Text(self._values(record), no_wrap=True, overflow="ellipsis"),
+                record.name if wide else _shortened(record.name),
+                Text(self._values(record, wide), no_wrap=True, overflow="ellipsis"),
                 self._epoch(record),
                 objective + mark,
                 Text(
@@ -312,6 +317,7 @@ class Display:
         plan = self._conductor.plan
         planned = sum(stage.trials for stage in plan.stages) + plan.confirmations
         best = "" if leader is None else f", best * {leader.objective:.3f}"
-        told = f"{ended} of {planned} trials ended, {self._concurrent} at a time{best}, {self._remaining()}"
+        left = "" if self._conductor.done else f", {self._remaining()}"
+        told = f"{ended} of {planned} trials ended, {self._concurrent} at a time{best}{left}"
         lines = (self._stage_title(self._conductor.stage), told)
         return [Text(line, style="bold", no_wrap=True, overflow="ellipsis") for line in lines]

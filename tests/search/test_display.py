@@ -250,6 +250,16 @@ def test_at_full_width_the_table_shows_the_values_of_each_trial(finished: Conduc
 def test_at_80_columns_the_values_can_still_be_read(finished: Conductor) -> None:
     for record, row in zip(finished.records()[-12:-6], table_rows(shown_table(finished, 80)), strict=False):
         assert f"{record.stage}={record.values[record.stage]:.3g}" in row
+    confirmations = [record for record in finished.records() if record.of]
+    rows = table_rows(shown_table(finished, 80))[-len(confirmations) :]
+    for record, row in zip(confirmations, rows, strict=True):
+        assert record.of is not None
+        assert f"repeats {record.of.rsplit('-', 1)[0]}, seed {record.seed}" in row
+
+
+def test_a_finished_search_has_no_time_left(finished: Conductor) -> None:
+    told = shown_table(finished, 80)[1]
+    assert told == f"17 of 17 trials ended, 2 at a time, best * {finished.ranked()[0].objective:.3f}"
 
 
 def test_the_best_completed_trial_is_marked_and_running_ones_are_shown(tmp_path: Path) -> None:
