@@ -7,9 +7,11 @@ processes may run at once; a run that is there already is skipped, so the record
 
     python benchmarks/learning_curves.py --study cifar --data cifar/train --scratch curves
     python benchmarks/learning_curves.py --study cifar-long --data cifar-long --scratch curves
+    python benchmarks/learning_curves.py --study cifar-long-seeds --data cifar-long --scratch curves
     python benchmarks/learning_curves.py --study fashion --data fashion --scratch curves
 
-The images of cifar-long are those of CIFAR-10's training part that are numbered 1000 to 1499 in each class.
+cifar-long-seeds trains four configurations of cifar-long again, twice each: what a fresh seed changes. The images
+of both are those of CIFAR-10's training part that are numbered 1000 to 1499 in each class.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from scipy.stats import qmc
 BATCH_SIZES = (32, 64, 128, 256)
 TEMPERATURE, JITTER, CROP = (0.05, 0.5), (0.0, 1.0), (0.05, 0.8)
 ROTATIONS = 3  # quarter turns beside the upright image
+FRESH_SEEDS = 1000  # above any index
 BANK = 1000  # training images whose features are kept after every epoch: the neighbours of the kNN score
 
 # The settings of the fixed reference views; whatever is not named is the guide's default.
@@ -52,6 +55,11 @@ class Study:
     batch_size: int | None = None  # None: varied
     seed: int = 0
     lr: tuple[float, float] = (3e-5, 3e-2)
+    repeated: tuple[int, ...] = ()  # only these points of the sequence, over and over, each time with a fresh seed
+
+    def training_seed(self, index: int) -> int:
+        """Of the run `index`: none has another's, nor that of the run that it repeats."""
+        return FRESH_SEEDS + index if self.repeated else index
 
 
 _SMALL = {"input_size": 32, "val_fraction": 0.08, "test_fraction": 0.4}
@@ -59,6 +67,9 @@ STUDIES = {
     "cifar": Study(64, 20, _SMALL),
     "cifar-batch128": Study(32, 20, _SMALL, 128, seed=1),
     "cifar-long": Study(96, 32, {**_SMALL, "test_fraction": 0.2}, seed=4, lr=(1e-5, 1e-1)),
+    "cifar-long-seeds": Study(
+        8, 32, {**_SMALL, "test_fraction": 0.2}, seed=4, lr=(1e-5, 1e-1), repeated=(36, 88, 76, 44)
+    ),
     "fashion": Study(48, 12, _SMALL, seed=2),
     "butterflies": Study(48, 24, {"input_size": 48, "val_fraction": 0.2, "test_fraction": 0.3}, seed=3),
 }
@@ -68,6 +79,8 @@ def configurations(study: Study) -> list[dict[str, Any]]:
     """Scrambled Sobol points over the searched keys: the first n of more are the same points."""
     points = qmc.Sobol(5, scramble=True, seed=study.seed).random(256)
     low, high = np.log(study.lr)
+    if study.repeated:
+        points = np.resize(points[list(study.repeated)], (study.configurations, points.shape[1]))
     return [
         {
             "lr": float(np.exp(low + (high - low) * u[0])),
@@ -100,7 +113,12 @@ def record(study: Study, index: int, data: Path, path: Path) -> None:
     for key, value in configurations(study)[index].items():
         set_key(searched, key, value)
     fixed = {
-        **{"data_dir": str(data), "backbone": "test_resnet.r160_in1k", "stem": "standard", "seed": index},
+        **{
+            "data_dir": str(data),
+            "backbone": "test_resnet.r160_in1k",
+            "stem": "standard",
+            "seed": study.training_seed(index),
+        },
         **{"max_epochs": study.epochs, "accelerator": "cpu"},
     }
     with tempfile.TemporaryDirectory() as folder:

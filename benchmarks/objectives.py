@@ -437,7 +437,8 @@ def reference_table(results: Results) -> str:
 
 def print_tables(table: Path, rungs: Sequence[float]) -> None:
     rows = sorted(read_table(table), key=lambda row: (row["study"], row["index"]))
-    studies = {s: Results(chosen) for s in STUDIES if len(chosen := [r for r in rows if r["study"] == s]) >= 4}
+    compared = [name for name, study in STUDIES.items() if not study.repeated]
+    studies = {s: Results(chosen) for s in compared if len(chosen := [r for r in rows if r["study"] == s]) >= 4}
     for name, results in studies.items():
         quartiles = ", ".join(f"{q:.3f}" for q in np.quantile(results.probe, [0, 0.25, 0.5, 0.75, 1]))
         print(f"## {name}: {len(results)} configurations, {results.epochs} epochs\n")

@@ -3,8 +3,8 @@
 Trials end at a ceiling, at first the second rung. It rises by a rung whenever the ranking of the trials that reached
 the two highest rungs differs between these two, by more than the noise of the curves. Per stage: each starts anew.
 
-Unlike the paper's, a trial that ended at a ceiling is over: it does not go on when the ceiling rises. And the noise is
-that of single evaluations, while what is ranked are means of three.
+Unlike the paper's, a trial that ended at a ceiling is over: it does not go on when the ceiling rises. The noise is that
+of what is ranked: of the means of three evaluations.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ FIRST_CEILING = 1  # place of the second rung
 def noise(curves: Sequence[Sequence[float]]) -> float:
     """The paper's epsilon: differences that mean nothing.
 
-    Of all pairs of curves that change places at least twice, the 90th percentile of their last difference; 0 where no
-    pair does.
+    Of all pairs of curves whose objectives change places at least twice, the 90th percentile of their last difference;
+    0 where no pair does. A trial's objective after each epoch is what it is ranked by: a mean of evaluations.
     """
     distances = []
-    for one, other in combinations(curves, 2):
+    ranked = [[trial_objective(curve[:epoch]) for epoch in range(1, len(curve) + 1)] for curve in curves]
+    for one, other in combinations(ranked, 2):
         common = min(len(one), len(other))
         signs = np.sign(np.subtract(one[:common], other[:common]))
         signs = signs[signs != 0]

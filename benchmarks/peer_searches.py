@@ -12,9 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
-from surrogate import KEYS, Surrogate
-
-AVERAGED = 3  # evaluations whose mean ranks trials that ran to the end
+from surrogate import AVERAGED, KEYS, Surrogate
 
 
 class Search(Protocol):

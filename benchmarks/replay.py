@@ -4,8 +4,8 @@ Runs the project's own search code (conductor, sampler, early stopping, confirma
 Ray's OptunaSearch and Ray's ASHA as they are shipped, two trials side by side. An epoch costs what it cost when the
 curves of `results/learning_curves.jsonl` were recorded; `surrogate.py` answers between the recorded configurations. The
 cost of the project's searches includes the baseline and the confirmation with fresh seeds; the others have neither.
-Regret: the linear-probe accuracy of the best configuration of the space minus that of the best that the search found
-(best.yaml keeps the defaults where a search finds no gain; that is not counted here).
+Regret: the linear-probe accuracy of the best configuration of the space minus that of the best that the search found;
+for the project's also minus that of what best.yaml holds, which keeps the defaults where a search finds no gain.
 
     python benchmarks/replay.py run --scratch replay      # appends to replay/cifar-long.jsonl; may be repeated
     python benchmarks/replay.py table --scratch replay    # writes results/replay.json and docs/pictures/replay.png
@@ -27,24 +27,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from confirmations import RULES, shortened
 from learning_curves import STUDIES
-from pasha import PashaConductor
+from own_searches import FACTOR, GRACE, OwnSearch
 from peer_searches import PeerSearch, Search
-from surrogate import KEYS, Surrogate, read_rows
+from surrogate import NOISES, Surrogate, read_repeats, read_rows
 
-from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.evaluate.objective import METRICS, Metric
-from phenoscape_tune.layers import get_key
 from phenoscape_tune.search import journal
-from phenoscape_tune.search.conductor import Conductor, Task
-from phenoscape_tune.search.plan import make_plan
-from phenoscape_tune.search.report import decide
-from phenoscape_tune.search.space import SearchSpace, build_space
+from phenoscape_tune.search.report import Outcome
 from phenoscape_tune.search.spending import Spending
-from phenoscape_tune.search.study import Study
 
 CONCURRENT = 2
-GRACE, FACTOR = 3, 3
 LONG_BUDGET = 256  # trials of the searches of others
 
 # Objective of the search → the scores of the table whose mean plays it. Raw losses are no objective of the project:
@@ -74,15 +68,12 @@ ORDERS: dict[str, dict[str, Any]] = {
     "staged, refine": {"order": "staged", "refine": True},
     "joint": {"order": "joint"},
 }
-# The gain is measured as well; which trial is best is not looked at again.
-ONE_CANDIDATE: dict[str, Any] = {"confirm": {"top_k": 1, "seeds": 3}}
 WITH_ASHA: dict[str, Any] = {"asha": {"grace_period": GRACE, "reduction_factor": FACTOR}}
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
         *(Strategy(name, space) for name, space in ORDERS.items()),
         *(Strategy(f"{name}, PASHA", space, pasha=True) for name, space in ORDERS.items()),
-        *(Strategy(f"{name}, top_k 1", {**space, **ONE_CANDIDATE}) for name, space in ORDERS.items()),
         Strategy("random", peer={}),
         Strategy("random + ASHA", peer=WITH_ASHA),
         Strategy("TPE", peer={"tpe": True}),
@@ -93,53 +84,6 @@ STRATEGIES = {
 
 
 # ---------------------------------------------------------------- the virtual clock
-
-
-class OwnSearch:
-    """The project's search as the clock runs it."""
-
-    def __init__(self, surrogate: Surrogate, metric: Metric, strategy: Strategy, trials: int, seed: int, folder: Path):
-        space = build_space({
-            "parameters": surrogate.parameters,
-            "scheduler": {"grace_epochs": GRACE, "reduction_factor": FACTOR},
-            "budget": {"trials": trials},
-            "confirm": {"top_k": 3, "seeds": 3},
-            **(strategy.space or {}),
-        })  # fmt: skip
-        base = build_config({"seed": seed * 100, "max_epochs": surrogate.epochs})
-        plan = make_plan(space, base, surrogate.epochs, folder, metric)
-        known = Study(plan.folder / "study.journal", space.parameters, plan.seed, metric.higher_is_better)
-        self.conductor = (PashaConductor if strategy.pasha else Conductor)(plan, known)
-        self.space: SearchSpace = space
-        self._surrogate = surrogate
-        self._tasks: dict[str, Task] = {}
-
-    def ask(self) -> tuple[str, np.ndarray, int] | None:
-        task = self.conductor.next_task()
-        if task is None:
-            return None
-        self._tasks[task.record.name] = task
-        return task.record.name, self.point(task.config), task.config.seed
-
-    def report(self, name: str, epoch: int, value: float, seconds: float) -> bool:
-        row = {"epoch": epoch, "objective": value, "seconds": seconds}
-        if self._tasks[name].test and epoch == self._surrogate.epochs:
-            curve = [*self.conductor.live[name].curve, value]
-            row["test_objective"] = float(np.mean(curve[-3:]))
-        return self.conductor.report(name, row)
-
-    def point(self, config: TrainConfig) -> np.ndarray:
-        mapping = config.to_mapping()
-        return self._surrogate.point({key: get_key(mapping, key) for key in KEYS})
-
-    def pick(self) -> np.ndarray | None:
-        """The best of what was searched. best.yaml holds the defaults instead where the gain is none."""
-        if self.conductor.done:
-            outcome = decide(self.conductor)
-            assert outcome is not None
-            return self.point(self.conductor.config_of((outcome.candidate or outcome.best).record))
-        leading = next(iter(self.conductor.ranked()), None)
-        return None if leading is None else self.point(self.conductor.config_of(leading))
 
 
 @dataclass
@@ -183,23 +127,43 @@ class Clock:
 def own_search(surrogate: Surrogate, metric: Metric, strategy: Strategy, trials: int, seed: int) -> dict[str, Any]:
     """One search of the project, replayed: its moments, and what it said of its gain."""
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
-        search = OwnSearch(surrogate, metric, strategy, trials, seed, Path(folder))
+        search = OwnSearch(surrogate, metric, strategy.space or {}, trials, seed, Path(folder), strategy.pasha)
         clock = Clock(surrogate)
         search.conductor.spending = Spending(search.space.budget, CONCURRENT, 0.0, clock=lambda: clock.now)
         moments = list(clock.run(search))
         # The last trial's end closes the search: what is given then is what the confirmation chose.
-        point, outcome = search.pick(), decide(search.conductor)
-        assert point is not None and outcome is not None
         records = search.conductor.records()
+        outcomes = {"whole": (search.outcome, sum(record.seconds for record in records if record.of))}
+        outcomes |= {name: shortened(search.conductor, rule) for name, rule in RULES.items()}
         return {
             "moments": moments,
-            "point": [round(float(share), 4) for share in point],
-            "probe": surrogate.true_probe(point),
             "seconds": sum(record.seconds for record in records),
             "defaults": surrogate.true_probe(search.point(search.conductor.plan.base)),
-            "clear": bool(outcome.gain and outcome.gain.clear),
             "trials": sum(not record.of for record in records),
+            "confirmed": {name: confirmed(surrogate, search, *outcome) for name, outcome in outcomes.items()},
         }
+
+
+def confirmed(surrogate: Surrogate, search: OwnSearch, outcome: Outcome, seconds: float) -> dict[str, Any]:
+    """What a confirmation chose and said: the candidate and what best.yaml holds, the gain told and the one without
+    noise, in the objective, and its seconds."""
+    conductor, sign = search.conductor, search.conductor.plan.objective.sign
+    candidate, held, defaults = (
+        search.point(conductor.config_of(record))
+        for record in ((outcome.candidate or outcome.best).record, outcome.best.record, conductor.records()[0])
+    )
+    gain = outcome.gain
+    true = sign * (surrogate.true_objective(candidate) - surrogate.true_objective(defaults))
+    return {
+        "point": [round(float(share), 4) for share in candidate],
+        "probe": round(surrogate.true_probe(candidate), 5),
+        "held": round(surrogate.true_probe(held), 5),
+        "clear": bool(gain and gain.clear),
+        "gain": None if gain is None else round(gain.value, 5),
+        "covered": bool(gain and gain.low <= true <= gain.high),
+        "true_gain": round(true, 5),
+        "seconds": round(seconds, 2),
+    }
 
 
 def peer_search(surrogate: Surrogate, metric: Metric, strategy: Strategy, trials: int, seed: int) -> dict[str, Any]:
@@ -231,23 +195,23 @@ def let_the_journal_be() -> None:
 
 
 @cache
-def surrogate_of(name: str, objective: str) -> Surrogate:
-    return Surrogate(name, read_rows(name), SCORES[objective][1])
+def surrogate_of(name: str, noise: str, objective: str) -> Surrogate:
+    return Surrogate(name, read_rows(name), SCORES[objective][1], read_repeats(name), noise)
 
 
-def replay_one(name: str, objective: str, strategy: str, trials: int, seed: int) -> dict[str, Any]:
+def replay_one(name: str, noise: str, objective: str, strategy: str, trials: int, seed: int) -> dict[str, Any]:
     """A line of the scratch file."""
     warnings.filterwarnings("ignore")  # length scales at their bounds: a key that hardly matters
-    surrogate, (metric, _), chosen = surrogate_of(name, objective), SCORES[objective], STRATEGIES[strategy]
+    surrogate, metric, chosen = surrogate_of(name, noise, objective), SCORES[objective][0], STRATEGIES[strategy]
     search = own_search if chosen.space is not None else peer_search
     found = search(surrogate, metric, chosen, trials, seed)
     moments = [[round(moment.seconds, 1), round(moment.probe, 4)] for moment in found.pop("moments")]
-    what = {"study": name, "objective": objective, "strategy": strategy, "budget": trials, "seed": seed}
+    what = {"study": name, "noise": noise, "objective": objective, "strategy": strategy, "budget": trials, "seed": seed}
     rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in found.items()}
     return {**what, **rounded, "moments": moments}
 
 
-def planned(args: argparse.Namespace) -> Iterator[tuple[str, str, str, int, int]]:
+def planned(args: argparse.Namespace) -> Iterator[tuple[str, str, str, str, int, int]]:
     """Seed by seed, so that what is there at any moment is a comparison."""
     for seed in range(args.seeds):
         for objective in args.objectives:
@@ -255,7 +219,7 @@ def planned(args: argparse.Namespace) -> Iterator[tuple[str, str, str, int, int]
                 if args.strategies and name not in args.strategies:
                     continue
                 for trials in args.budgets if strategy.space is not None else (args.long_budget,):
-                    yield args.study, objective, name, trials, seed
+                    yield args.study, args.noise, objective, name, trials, seed
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -263,7 +227,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def identity(line: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(line[key] for key in ("study", "objective", "strategy", "budget", "seed"))
+    return tuple(line[key] for key in ("study", "noise", "objective", "strategy", "budget", "seed"))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -285,6 +249,7 @@ def main() -> None:
     for step, about in (("run", "replay searches"), ("table", "what follows from them")):
         sub = steps.add_parser(step, help=about)
         sub.add_argument("--study", default="cifar-long", choices=STUDIES)
+        sub.add_argument("--noise", default=NOISES[0], choices=NOISES, help="of a trial")
         sub.add_argument("--scratch", type=Path, default=Path("replay"))
         if step == "run":
             sub.add_argument("--seeds", type=int, default=50)
@@ -299,7 +264,7 @@ def main() -> None:
     else:
         from replay_table import write_table
 
-        write_table(args.study, read_lines(args.scratch / f"{args.study}.jsonl"))
+        write_table(args.study, args.noise, read_lines(args.scratch / f"{args.study}.jsonl"))
 
 
 if __name__ == "__main__":

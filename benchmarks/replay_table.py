@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from confirmations import RULES
 from record import describe
 from replay import SCORES, STRATEGIES, identity, surrogate_of
-from surrogate import BATCH_SIZES, KEYS, Surrogate, read_rows
+from replay_ratios import (
+    GRID,
+    Lines,
+    difference,
+    ratio_of_anytime_to_whole,
+    ratio_to_anytime,
+    ratio_to_whole,
+    regrets_at,
+)
+from surrogate import BATCH_SIZES, KEYS, NOISES, Surrogate, read_rows
 
 RESULTS = Path(__file__).parent / "results" / "replay.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "replay.png"
-GRID = np.geomspace(1, 256, 49)  # costs of the anytime curves, in whole trainings
-YARDSTICK, STOCK = "random", "TPE + ASHA"
+PASHA = "PASHA"
+YARDSTICK, STOCK = "random", ("TPE + ASHA", "TPE + ASHA, Ray's defaults")
 SHOWN = {  # of the figure
     "random": "tab:gray",
     "random + ASHA": "tab:olive",
@@ -26,7 +37,6 @@ SHOWN = {  # of the figure
     "staged, refine": "tab:cyan",
     "joint": "tab:green",
 }
-Lines = Sequence[dict[str, Any]]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -36,19 +46,8 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
 
 
 def anytime(lines: Lines, best: float, unit: float) -> list[float | None]:
-    """Mean regret at each cost of the grid; None where some search has nothing to give yet.
-
-    A search that is over keeps what it gave.
-    """
-    curves = []
-    for line in lines:
-        costs = np.array([cost for cost, _ in line["moments"]]) / unit
-        given = np.array([probe for _, probe in line["moments"]])
-        # What the confirmation chose is known when it is over.
-        given[-1] = line["probe"]
-        place = np.searchsorted(costs, GRID, side="right") - 1
-        curves.append(np.where(place >= 0, best - given[place], np.nan))
-    mean = np.mean(curves, axis=0)
+    """Mean regret at each cost of the grid; None where some search has nothing to give yet."""
+    mean = np.mean(regrets_at(lines, best, unit), axis=0)
     return [None if np.isnan(value) else round(float(value), 4) for value in mean]
 
 
@@ -66,7 +65,13 @@ def summary(lines: Lines, best: float, unit: float) -> dict[str, Any]:
         "cost_se": round(cost_error, 2),
     }
     if "clear" in lines[0]:
-        row["clear_share"] = round(float(np.mean([line["clear"] for line in lines])), 2)
+        held, held_error = mean_and_error([best - line["held"] for line in lines])
+        row |= {"held_regret": round(held, 4), "held_regret_se": round(held_error, 4)}
+        row["confirming"] = round(float(np.mean([line["confirming"] for line in lines])) / unit, 2)
+        row["clear_share"], row["covered_share"] = (
+            round(float(np.mean([line[key] for line in lines])), 2) for key in ("clear", "covered")
+        )
+        row["overstated"] = [round(value, 4) for value in mean_and_error([line["overstated"] for line in lines])]
         row["gain_over_defaults"] = round(float(np.mean([line["probe"] - line["defaults"] for line in lines])), 4)
     return row
 
@@ -86,56 +91,77 @@ def lost_by_key(lines: Lines, surrogate: Surrogate) -> dict[str, float]:
     return lost
 
 
-def cost_of_quality(curve: Sequence[float | None], regret: float) -> float | None:
-    """The cost on the grid from which a mean anytime curve stays at or below a regret; None where it does not."""
-    held = None
-    for cost, value in zip(GRID, curve, strict=True):
-        if value is None or value > regret:
-            held = None
-        elif held is None:
-            held = float(cost)
-    return None if held is None else round(held, 2)
-
-
 def compare(lines: Lines, surrogate: Surrogate) -> dict[str, Any]:
-    """All strategies under one objective."""
+    """All strategies under one objective, ours also with shorter confirmations."""
+    lines = [each for line in lines for each in with_confirmations(line)]
     best, unit = surrogate.best(), surrogate.training_seconds
-    groups: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        groups[line["strategy"], line["budget"]].append(line)
-    order = list(STRATEGIES)
+    groups: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    order = {name: place for place, name in enumerate(STRATEGIES)}
+    for line in sorted(lines, key=lambda line: (order[line["searched"]], line["budget"])):
+        groups[line["strategy"]][line["budget"]].append(line)
+    # Of the searches of others the longest: what it gives at any time is what a shorter one gives.
+    peers = {name: budgets[max(budgets)] for name, budgets in groups.items() if "clear" not in lines_of(budgets)[0]}
     rows, curves = [], {}
-    for (name, budget), own in sorted(groups.items(), key=lambda group: (order.index(group[0][0]), group[0][1])):
-        rows.append(summary(own, best, unit) | {"lost_by_key": lost_by_key(own, surrogate)})
-        curves[f"{name} ({budget})"] = anytime(own, best, unit)
+    for name, budgets in groups.items():
+        for budget, own in budgets.items():
+            row = summary(own, best, unit) | {"lost_by_key": lost_by_key(own, surrogate)}
+            if name not in peers:
+                row["of_stock"] = {s: ratio_to_anytime(own, peers[s], best, unit) for s in STOCK if s in peers}
+            if name not in peers and YARDSTICK in peers:
+                row["regret_minus_random"] = [
+                    round(value, 4) for value in difference(own, peers[YARDSTICK], lambda line: -line["probe"])
+                ]
+            rows.append(row)
+            curves[f"{name} ({budget})"] = anytime(own, best, unit)
     found: dict[str, Any] = {"best_probe": round(best, 4), "training_seconds": round(unit, 1), "searches": rows}
-    whole = next((row for row in rows if row["strategy"] == YARDSTICK), None)
-    if whole is not None:
-        peers = {row["strategy"]: row["budget"] for row in rows if "clear_share" not in row}
-        found["as_good_as_random"] = {"regret": whole["regret"], "cost": whole["cost"]} | {
-            "costs": {
-                name: cost_of_quality(curves[f"{name} ({budget})"], whole["regret"]) for name, budget in peers.items()
-            }
-            | cheapest(rows, whole["regret"])
+    if YARDSTICK in peers:
+        found["as_good_as_random"] = {
+            name: ratio_of_anytime_to_whole(peers[name], peers[YARDSTICK], best, unit)
+            if name in peers
+            else ratio_to_whole(budgets, peers[YARDSTICK], best)
+            for name, budgets in groups.items()
         }
-        # For each of the project's searches: what the stock search pays for the same quality.
-        if STOCK in peers:
-            stock = curves[f"{STOCK} ({peers[STOCK]})"]
-            for row in rows:
-                if "clear_share" in row:
-                    row["stock_pays"] = cost_of_quality(stock, row["regret"])
+    found["pairs"] = paired(groups)
     found["anytime"] = {"cost": [round(float(cost), 2) for cost in GRID], **curves}
     return found
 
 
-def cheapest(rows: Lines, regret: float) -> dict[str, float | None]:
-    """For each of the project's strategies the cost of the smallest budget whose mean regret is not above `regret`."""
-    found: dict[str, float | None] = {}
-    for row in rows:
-        if "clear_share" in row:
-            known = found.setdefault(row["strategy"], None)
-            if row["regret"] <= regret and (known is None or row["cost"] < known):
-                found[row["strategy"]] = row["cost"]
+def with_confirmations(line: dict[str, Any]) -> list[dict[str, Any]]:
+    """A replayed search as it ended, then as it would have with each of the shorter confirmations."""
+    if "confirmed" not in line:
+        return [{**line, "searched": line["strategy"]}]
+    whole, found = line["confirmed"]["whole"], []
+    for name, told in line["confirmed"].items():
+        seconds = line["seconds"] - whole["seconds"] + told["seconds"]
+        own = {key: told[key] for key in ("point", "probe", "held", "clear", "covered")}
+        own |= {"confirming": told["seconds"], "overstated": (told["gain"] or 0.0) - told["true_gain"]}
+        before = [moment for moment in line["moments"] if moment[0] < seconds]
+        strategy = line["strategy"] if name == "whole" else f"{line['strategy']}, {name}"
+        found.append({**line, **own, "searched": line["strategy"], "strategy": strategy, "seconds": seconds,
+                      "moments": [*before, [seconds, told["probe"]]]})  # fmt: skip
+    return found
+
+
+def lines_of(budgets: Mapping[int, Lines]) -> Lines:
+    return next(iter(budgets.values()))
+
+
+def paired(groups: Mapping[str, Mapping[int, Lines]]) -> list[dict[str, Any]]:
+    """What an option of ours changes in regret (of the candidate, and of what best.yaml holds) and in cost, seed by
+    seed; `staged` against `joint` as well."""
+    found = []
+    for name, budgets in groups.items():
+        plain, _, option = name.rpartition(", ")
+        for other in {plain if option in (PASHA, *RULES) else "", "joint" if name == "staged" else ""} & set(groups):
+            for budget in sorted(set(budgets) & set(groups[other])):
+                one, two = budgets[budget], groups[other][budget]
+                measured = {
+                    "regret": difference(one, two, lambda line: -line["probe"]),
+                    "held_regret": difference(one, two, lambda line: -line["held"]),
+                    "cost_share": difference(one, two, lambda line: math.log(line["seconds"])),
+                }
+                told = {key: [round(value, 4) for value in values] for key, values in measured.items()}
+                found.append({"strategy": name, "minus": other, "budget": budget, **told})
     return found
 
 
@@ -167,23 +193,50 @@ def draw(objectives: dict[str, dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def write_table(study: str, lines: Lines) -> None:
+def told(found: Mapping[str, Any]) -> str:
+    """A ratio and its interval; what it is not, where there is none."""
+    ends = [f"{found[key]:.2f}" if found[key] is not None else "never" for key in ("ratio", "low", "high")]
+    return f"{ends[0]} ({ends[1]} to {ends[2]})"
+
+
+def print_tables(found: Mapping[str, Any]) -> None:
+    """The results under one objective, as Markdown."""
+    print("| search | budget | cost (confirming) | regret | of best.yaml | of TPE + ASHA's cost | of Ray's defaults' |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in found["searches"]:
+        own = "held_regret" in row
+        held = f"{row['held_regret']:.4f} ± {row['held_regret_se']:.4f}" if own else ""
+        cost = f"{row['cost']:.1f}" + (f" ({row['confirming']:.1f})" if own else "")
+        ratios = [told(row["of_stock"][name]) if name in row.get("of_stock", {}) else "" for name in STOCK]
+        cells = [row["strategy"], str(row["budget"]), cost, f"{row['regret']:.4f} ± {row['regret_se']:.4f}", held]
+        print("| " + " | ".join([*cells, *ratios]) + " |")
+    print("\n| as good as random search, whole | of its cost | in so many draws |\n| --- | --- | --- |")
+    for name, ratio in found.get("as_good_as_random", {}).items():
+        print(f"| {name} | {told(ratio)} | {ratio['finite']:.0%} |")
+    print("\n| minus | budget | regret | regret of best.yaml | cost, log |\n| --- | --- | --- | --- | --- |")
+    for pair in found["pairs"]:
+        cells = [f"{value:+.4f} ± {error:.4f}" for value, error in
+                 (pair["regret"], pair["held_regret"], pair["cost_share"])]  # fmt: skip
+        print(f"| {pair['strategy']} − {pair['minus']} | {pair['budget']} | " + " | ".join(cells) + " |")
+    print()
+
+
+def write_table(study: str, noise: str, lines: Lines) -> None:
     """Write and print the results of one study's replays."""
-    unique = {identity(line): line for line in lines if line["study"] == study}
-    names = [name for name in SCORES if any(key[1] == name for key in unique)]
-    objectives = {}
+    unique = {identity(line): line for line in lines if (line["study"], line["noise"]) == (study, noise)}
+    names = [name for name in SCORES if any(line["objective"] == name for line in unique.values())]
+    objectives, errors = {}, {}
     for name in names:
-        surrogate = surrogate_of(study, name)
+        surrogate = surrogate_of(study, noise, name)
+        errors[name] = {key: round(value, 4) for key, value in surrogate.noise_errors().items()}
         objectives[name] = compare([line for line in unique.values() if line["objective"] == name], surrogate)
-        print(f"## {study}, {name}: best {objectives[name]['best_probe']}\n")
-        print("| search | budget | cost | regret | stock pays |\n| --- | --- | --- | --- | --- |")
-        for row in objectives[name]["searches"]:
-            print(f"| {row['strategy']} | {row['budget']} | {row['cost']:.1f} | {row['regret']:.4f} ± "
-                  f"{row['regret_se']:.4f} | {row.get('stock_pays') or ''} |")  # fmt: skip
-        print(f"\nas good as random search: {json.dumps(objectives[name].get('as_good_as_random'))}\n")
-    r2, rho = surrogate_of(study, names[0]).held_out()
+        print(f"## {study}, noise {noise}, {name}: best {objectives[name]['best_probe']}, {errors[name]}\n")
+        print_tables(objectives[name])
+    r2, rho = surrogate_of(study, noise, names[0]).held_out()
     found = {**describe(), "configurations": len(read_rows(study)),
-             "surrogate": {"r2": round(r2, 3), "spearman": round(rho, 3)}, "objectives": objectives}  # fmt: skip
+             "surrogate": {"r2": round(r2, 3), "spearman": round(rho, 3)}, "noise": errors,
+             "objectives": objectives}  # fmt: skip
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps({**known, study: found}, indent=1) + "\n")
-    draw({name: objectives[name] for name in list(objectives)[:2]}, PICTURE)
+    RESULTS.write_text(json.dumps({**known, f"{study}, noise: {noise}": found}, indent=1) + "\n")
+    if noise == NOISES[0]:
+        draw({name: objectives[name] for name in list(objectives)[:2]}, PICTURE)

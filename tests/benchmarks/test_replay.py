@@ -25,7 +25,14 @@ def test_the_cost_of_our_search_includes_baseline_and_confirmation(known: Surrog
     points = known.random_points(500, np.random.default_rng(0))
     least = known.epochs * min(known.seconds(x) for x in points)
     assert found["seconds"] > 13 * 0.9 * least
-    assert found["probe"] <= known.best() + 0.005
+    whole = found["confirmed"]["whole"]
+    assert found["seconds"] > whole["seconds"] > 12 * 0.9 * least
+    assert found["confirmed"]["seeds 2"]["seconds"] < whole["seconds"]
+    for told in found["confirmed"].values():
+        assert told["seconds"] <= whole["seconds"]
+        assert told["probe"] <= known.best()
+        # best.yaml holds the candidate, or the defaults.
+        assert told["held"] in (told["probe"], pytest.approx(found["defaults"], abs=1e-5))
 
 
 def test_the_same_seed_is_the_same_search_and_another_is_not(known: Surrogate) -> None:
@@ -43,7 +50,7 @@ def test_searches_of_others_have_neither(known: Surrogate) -> None:
 
 def test_replays_are_added_to_the_file_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                          known: Surrogate) -> None:  # fmt: skip
-    monkeypatch.setattr(replay, "surrogate_of", lambda study, objective: known)
+    monkeypatch.setattr(replay, "surrogate_of", lambda study, noise, objective: known)
     monkeypatch.setattr(replay, "ProcessPoolExecutor", InThisProcess)
     command = ["replay.py", "run", "--scratch", str(tmp_path), "--budgets", "8", "--long-budget", "6"]
     command += ["--strategies", "staged", "random", "--objectives", "knn_accuracy"]

@@ -1,0 +1,81 @@
+"""Shorter confirmations out of the whole one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from confirmations import RULES, first, halving, shortened
+
+from phenoscape_tune.config import build_config
+from phenoscape_tune.evaluate.objective import METRICS
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.plan import make_plan
+from phenoscape_tune.search.report import decide
+from phenoscape_tune.search.space import build_space
+from phenoscape_tune.search.study import COMPLETED, Study, TrialRecord
+
+NAMES = ("base", "a", "b", "c")
+
+
+def runs(values: dict[str, Sequence[float]]) -> list[TrialRecord]:
+    """Repeats with seeds from 1 on, seed by seed."""
+    count = len(next(iter(values.values())))
+    return [
+        TrialRecord(f"{name}-{seed}", "confirm", 0, {}, COMPLETED, (value,), seconds=10.0, of=name, seed=seed + 1)
+        for seed in range(count)
+        for name, value in ((name, own[seed]) for name, own in values.items())
+    ]  # fmt: skip
+
+
+def told(records: Sequence[TrialRecord]) -> list[tuple[str | None, int | None]]:
+    return [(record.of, record.seed) for record in records]
+
+
+def test_fewer_candidates_or_seeds_are_the_first_of_them() -> None:
+    whole = runs({"base": [0.1, 0.1, 0.1], "a": [0.2, 0.2, 0.2], "b": [0.3, 0.3, 0.3], "c": [0.1, 0.1, 0.1]})
+    one = first(candidates=1)(whole, NAMES, "base", 1)
+    assert told(one.ran) == told(one.decides) == [(name, seed) for seed in (1, 2, 3) for name in ("base", "a")]
+    two = first(seeds=2)(whole, NAMES, "base", 1)
+    assert told(two.ran) == [(name, seed) for seed in (1, 2) for name in NAMES]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_halving_drops_the_worst_so_far_after_each_seed_and_never_the_defaults(sign: int) -> None:
+    # b is worst at first; a leads, and is behind c in the mean of two.
+    values = {"base": [0.0, 0.0, 0.0], "a": [0.3, 0.1, 0.9], "b": [0.1, 0.9, 0.9], "c": [0.2, 0.4, 0.3]}
+    whole = runs({name: [sign * value for value in own] for name, own in values.items()})
+    kept = halving(whole, NAMES, "base", sign)
+    assert told(kept.ran) == [
+        *[(name, 1) for name in ("base", "a", "b", "c")],
+        *[(name, 2) for name in ("base", "a", "c")],
+        *[(name, 3) for name in ("base", "c")],
+    ]
+    assert told(kept.decides) == [(name, seed) for seed in (1, 2, 3) for name in ("base", "c")]
+
+
+def test_the_verdict_is_the_project_s_own(tmp_path: Path) -> None:
+    space = build_space({
+        "parameters": {"temperature": {"type": "uniform", "low": 0.05, "high": 0.5}},
+        "budget": {"trials": 8}, "confirm": {"top_k": 3, "seeds": 3},
+    })  # fmt: skip
+    plan = make_plan(space, build_config({"warmup_epochs": 0}), 9, tmp_path, METRICS["knn_accuracy"])
+    conductor = Conductor(plan, Study(tmp_path / "study.journal", space.parameters, 0))
+    while (task := conductor.next_task()) is not None:
+        epoch, goes_on = 0, True
+        while goes_on:
+            epoch += 1
+            value = task.config.temperature + 0.001 * (task.config.seed % 3)
+            row = {"epoch": epoch, "objective": value, "seconds": 1.0}
+            goes_on = conductor.report(task.record.name, {**row, "test_objective": value} if task.test else row)
+    whole = decide(conductor)
+    assert whole is not None and whole.candidate is not None
+    for name, trainings in (("top_k 1", 6), ("top_k 2", 9), ("seeds 2", 8), ("halving", 9)):
+        outcome, seconds = shortened(conductor, RULES[name])
+        assert seconds == trainings * plan.rungs.max_epochs
+        assert outcome.candidate is not None and outcome.gain is not None
+        # Without noise of its own each finds the same, and says the same of it.
+        assert outcome.candidate.record.name == whole.candidate.record.name
+        assert outcome.gain.value == pytest.approx(whole.difference)
+        assert outcome.gain.seeds == (2 if name == "seeds 2" else 3)
