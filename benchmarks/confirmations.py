@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.confirm_rounds import worst
 from phenoscape_tune.search.report import Outcome, decide
 from phenoscape_tune.search.study import TrialRecord
 
@@ -37,15 +38,14 @@ def first(candidates: int | None = None, seeds: int | None = None) -> Rule:
     return rule
 
 
-def halving(runs: Sequence[TrialRecord], names: Sequence[str], baseline: str, sign: int) -> Kept:
-    """After each seed the candidate that is worst in the mean of its seeds is dropped, until one is left; never the
-    baseline. The verdict is that of the last one and the baseline."""
+def dropping(runs: Sequence[TrialRecord], names: Sequence[str], baseline: str, sign: int) -> Kept:
+    """`confirm.drop`: after each seed the worst candidate is dropped, until one is left; never the baseline."""
     left, ran = [name for name in names if name != baseline], []
-    for seed in sorted({run.seed for run in runs if run.seed is not None}):
+    seeds = sorted({run.seed for run in runs if run.seed is not None})
+    for seed in seeds:
         ran += [run for run in runs if run.seed == seed and run.of in (baseline, *left)]
-        if len(left) > 1:
-            values = {name: [run.objective or 0.0 for run in ran if run.of == name] for name in left}
-            left.remove(min(left, key=lambda name: sign * sum(values[name]) / len(values[name])))
+        if len(left) > 1 and seed != seeds[-1]:
+            left.remove(worst(left, ran, sign))
     return Kept(ran, [run for run in ran if run.of in (baseline, *left)])
 
 
@@ -53,7 +53,7 @@ RULES: dict[str, Rule] = {
     "top_k 1": first(candidates=1),
     "top_k 2": first(candidates=2),
     "seeds 2": first(seeds=2),
-    "halving": halving,
+    "drop": dropping,
 }
 
 

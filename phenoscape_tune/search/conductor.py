@@ -13,7 +13,8 @@ from typing import Any
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.evaluate.objective import collapsed
-from phenoscape_tune.search.course import CANDIDATES, ENDED_BY, FLOOR, WIDENED, Course
+from phenoscape_tune.search.confirm_rounds import count_slots, worst
+from phenoscape_tune.search.course import DROPPED, ENDED_BY, FLOOR, WIDENED, Course
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.sampler import derive_seed
 from phenoscape_tune.search.spending import RESERVE, Spending, affordable, epoch_seconds
@@ -77,7 +78,17 @@ class Conductor(Course):
         if self._out_of_time():
             self.study.set_note(self._stage, ENDED_BY, "the budget of time")
             return False
+        if self._stage.name == CONFIRM and started == sum(map(len, self.rounds)):
+            if self.live:
+                return False  # who is dropped is known when all with this seed have ended
+            self._drop()
         return True
+
+    def _drop(self) -> None:
+        """Take the worst candidate out of the confirmation; what was decided is on record."""
+        dropped, left = self.study.get_note(self._stage, DROPPED) or [], self.without_baseline(self.rounds[-1])
+        out = worst(left, self.study.trials(self._stage), self.plan.objective.sign)
+        self.study.set_note(self._stage, DROPPED, [*dropped, out])
 
     def settle(self) -> bool:
         """Close the stages whose trials have all ended, starting nothing; returns whether the search is done."""
@@ -161,12 +172,12 @@ class Conductor(Course):
             values = self._standing.values if self._standing else {}
             derive = self._scale_lr if self._stage.name == BATCH_SIZE else None
             return self.study.ask(self._stage, values, extra, derive)
-        names = self.study.get_note(self._stage, CANDIDATES)
         known = {record.name: record for stage in self._stages for record in self._known(stage)}
-        number = len(self.study.trials(self._stage))
         # Seed by seed: an interrupted confirmation has whole comparisons.
-        chosen = known[names[number % len(names)]]
-        extra |= {"of": chosen.name, "seed": self.plan.seed + 1 + number // len(names)}
+        repeats = [(name, number) for number, names in enumerate(self.rounds) for name in names]
+        name, number = repeats[len(self.study.trials(self._stage))]
+        chosen = known[name]
+        extra |= {"of": chosen.name, "seed": self.plan.seed + 1 + number}
         return self.study.ask(self._stage, chosen.values, extra)
 
     def _start(self, record: TrialRecord, resume: bool) -> Task:
@@ -227,10 +238,9 @@ class Conductor(Course):
         candidates = min(
             self.plan.top_k, sum(record.stage != DEFAULTS for record in self.ranked()) + self.remaining_trials
         )
-        runs = (candidates + 1) * self.plan.repeats
         # Side by side, the last ones may leave slots idle that nothing else can use.
-        rounds = math.ceil(runs / limit.concurrent) * limit.concurrent
-        needed = RESERVE * rounds * self.plan.rungs.max_epochs * epoch_seconds(self.records())
+        slots = count_slots(candidates, self.plan.repeats, self.plan.drop, limit.concurrent)
+        needed = RESERVE * slots * self.plan.rungs.max_epochs * epoch_seconds(self.records())
         return min(needed, RESERVED_AT_MOST * limit.total)
 
     def _left(self) -> float:
@@ -286,4 +296,4 @@ class Conductor(Course):
         if limit is None or not each:
             return top_k, repeats
         rounds = int(max(0.0, limit.left(self.records())) / each / limit.concurrent)
-        return affordable(top_k, repeats, rounds * limit.concurrent)
+        return affordable(top_k, repeats, rounds * limit.concurrent, self.plan.drop, limit.concurrent)

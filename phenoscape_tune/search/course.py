@@ -12,6 +12,7 @@ from typing import Any
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.layers import get_key, set_key
+from phenoscape_tune.search.confirm_rounds import count_repeats
 from phenoscape_tune.search.edges import widen
 from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
@@ -25,7 +26,7 @@ from phenoscape_tune.storage import join_url
 RECHECKED_SHARE, REFINED_SHARE, WIDENED_SHARE = 0.25, 0.3, 1 / 3
 # Notes of a stage in the journal.
 WIDENED, ENDED_BY, FLOOR = "widened", "ended_by", "floor"
-CANDIDATES, REPEATS, WARM = "candidates", "repeats", "warm"
+CANDIDATES, REPEATS, DROPPED, WARM = "candidates", "repeats", "dropped", "warm"
 
 
 @dataclass
@@ -264,8 +265,26 @@ class Course:
             self.study.set_note(stage, CANDIDATES, names)
         repeats = self.study.get_note(stage, REPEATS)
         if repeats:
-            self._open(replace(stage, trials=len(names) * repeats))
+            count = len(self.without_baseline(names))
+            trials = count_repeats(count, repeats, self.plan.drop, baseline=count < len(names))
+            self._open(replace(stage, trials=trials))
         return bool(repeats)
+
+    @property
+    def rounds(self) -> list[list[str]]:
+        """Of the confirmation, the trials that each fresh seed repeats, as far as that is decided."""
+        if self._stage.name != CONFIRM:
+            return []
+        names, repeats = (self.study.get_note(self._stage, key) for key in (CANDIDATES, REPEATS))
+        dropped = self.study.get_note(self._stage, DROPPED) or []
+        rounds = [[name for name in names if name not in dropped[:number]] for number in range(len(dropped) + 1)]
+        if not self.plan.drop or len(self.without_baseline(rounds[-1])) <= 1:
+            rounds += [rounds[-1]] * (repeats - len(rounds))
+        return rounds
+
+    def without_baseline(self, names: Sequence[str]) -> list[str]:
+        """The candidates among trials that a confirmation repeats: all but the baseline."""
+        return [name for name in names if self.baseline is None or name != self.baseline.name]
 
     def _loss(self, record: TrialRecord) -> float:
         """What is smallest for the best trial."""

@@ -47,9 +47,10 @@ def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int, m
         remark = f" ({_REMARKS[stage.name]})" if stage.name in _REMARKS and plan.space.order == "staged" else ""
         lines.append(f"stage {stage.number} {stage.name}: {keys}; {_count(stage.trials, 'trial')}{remark}")
     if plan.confirmations:
+        dropping = ", after each seed without the worst" if plan.drop and plan.top_k > 1 and plan.repeats > 1 else ""
         lines.append(
             f"then {CONFIRM}: the best {plan.top_k} and the defaults, each with "
-            f"{_count(plan.repeats, 'fresh seed')}: {_count(plan.confirmations, 'trial')}"
+            f"{_count(plan.repeats, 'fresh seed')}{dropping}: {_count(plan.confirmations, 'trial')}"
         )
     levels = ", ".join(map(str, plan.rungs.levels)) or "none"
     lines.append(

@@ -12,6 +12,7 @@ from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric
 from phenoscape_tune.layers import get_key
+from phenoscape_tune.search.confirm_rounds import count_repeats
 from phenoscape_tune.search.priority import BATCH_SIZE, RECHECK, Stage, order_stages, plan_stages
 from phenoscape_tune.search.rungs import Rungs, plan_rungs
 from phenoscape_tune.search.space import SearchSpace
@@ -67,9 +68,14 @@ class Plan:
         return 0 if self.space.confirm is None else self.space.confirm.seeds
 
     @property
+    def drop(self) -> bool:
+        """Whether the confirmation goes on without its worst candidate after each seed."""
+        return self.space.confirm is not None and self.space.confirm.drop
+
+    @property
     def confirmations(self) -> int:
-        """Trials of the confirmation: the top k and the baseline, each with every fresh seed."""
-        return (self.top_k + 1) * self.repeats
+        """Trials of the confirmation: the top k and the baseline with fresh seeds."""
+        return count_repeats(self.top_k, self.repeats, self.drop)
 
     @property
     def epochs_at_most(self) -> int:

@@ -97,6 +97,10 @@ def decide(conductor: Conductor) -> Outcome | None:
     if first is not None and first.name in runs:
         base = _repeated(first, runs[first.name]) if runs[first.name] else _single(first)
     # A configuration that survives some seeds only must not win by the lucky ones.
+    failed = [r for r in conductor.records() if r.stage == CONFIRM and r.status not in (COMPLETED, RUNNING)]
+    unsteady = {repeat.of for repeat in failed if repeat.status != PRUNED}  # not what time cut off
+    steady = [record for record in searched if record.name not in unsteady]
+    searched = steady if any(runs[record.name] for record in steady) else searched
     most = max((len(runs[record.name]) for record in searched), default=0)
     candidate = max(
         (_repeated(r, runs[r.name]) if most else _single(r) for r in searched if len(runs[r.name]) == most),
@@ -111,18 +115,19 @@ def decide(conductor: Conductor) -> Outcome | None:
         return Outcome(base, None, None, base, verdict, metric)
     gain = _measure_gain(conductor.plan, candidate, base, repeats)
     best, verdict = _judge(candidate, base, gain, metric)
-    failed = [r for r in conductor.records() if r.stage == CONFIRM and r.status not in (COMPLETED, RUNNING)]
     if failed:
         verdict += f"; {len(failed)} confirmations failed, the first: {failed[0].reason}"
     return Outcome(base, candidate, gain, best, verdict, metric)
 
 
 def _whole_seeds(conductor: Conductor) -> list[TrialRecord]:
-    """The confirmations of the seeds that every candidate was given: one cut off by time says nothing of the rest."""
+    """The confirmations of the seeds that every candidate that was left was given: one cut off by time says nothing of
+    the rest."""
     records = [record for record in conductor.records() if record.stage == CONFIRM]
-    names = {record.of for record in records}
     ended = [record for record in records if record.status not in (RUNNING, PRUNED)]
-    whole = {record.seed for record in records if {r.of for r in ended if r.seed == record.seed} == names}
+    first = conductor.plan.seed + 1
+    rounds = {first + number: set(names) for number, names in enumerate(conductor.rounds)}
+    whole = {seed for seed, names in rounds.items() if {r.of for r in ended if r.seed == seed} == names}
     return [record for record in ended if not whole or record.seed in whole]
 
 

@@ -144,6 +144,8 @@ def _confirmation(page: Page, conductor: Conductor, outcome: Outcome | None) -> 
         "repeats, thin lines join those with the same seed, the bar is the mean ± standard deviation; the winner's "
         "name is in bold."
     ]
+    if any(len(names) < len(conductor.rounds[0]) for names in conductor.rounds):
+        lines.append("After each seed the worst of the candidates was left out; the defaults never.")
     if len(figures) > 1:
         lines.append(
             "The gain is told on the test part: the validation part helped to choose the best trials, and favours them."

@@ -226,6 +226,7 @@ class Budget(_Keys):
 class Confirm(_Keys):
     top_k: int = Field(default=3, ge=1)
     seeds: int = Field(default=3, ge=1)
+    drop: bool = False  # after each seed, go on without the worst candidate (confirm_rounds.py)
 
 
 class SearchSpace(_Keys):

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from phenoscape_tune.search.confirm_rounds import count_slots
 from phenoscape_tune.search.space import Budget
 from phenoscape_tune.search.study import TrialRecord
 
@@ -80,13 +81,13 @@ def epoch_seconds(records: Sequence[TrialRecord]) -> float:
     return sum(slower) / len(slower) if slower else 0.0
 
 
-def affordable(top_k: int, repeats: int, trials: int) -> tuple[int, int]:
-    """The confirmation that `trials` runs allow: the best k and the baseline, each with so many fresh seeds.
+def affordable(top_k: int, repeats: int, slots: int, drop: bool = False, concurrent: int = 1) -> tuple[int, int]:
+    """The confirmation that so many trial-long slots allow: the best k and the baseline with so many fresh seeds.
 
     Fewer candidates come before fewer seeds: one seed tells nothing of the noise of training. (0, 0) where not even the
     winner and the baseline can be repeated once.
     """
-    while top_k and (top_k + 1) * repeats > trials:
+    while top_k and count_slots(top_k, repeats, drop, concurrent) > slots:
         if top_k > 1:
             top_k -= 1
         elif repeats > 1:

@@ -494,6 +494,94 @@ def test_as_many_side_by_side_as_asked_for_run_the_same_number_of_trials(concurr
     assert [len(conductor.records(stage)) for stage in conductor.stages] == [1, 5, 5, 6]
 
 
+# A confirmation with a candidate fewer after each seed
+
+DROPPING: dict[str, Any] = {"confirm": {"top_k": 3, "seeds": 3, "drop": True}}
+
+
+def unsteady(config: TrainConfig, epoch: int) -> float:
+    """The order of the search turns round with the first fresh seed, and is as it was with the next."""
+    value = learn(config, epoch)
+    return 0.9 - value if config.seed == 6 else value
+
+
+@pytest.mark.parametrize("concurrent", [1, 2, 8])
+def test_the_worst_candidate_is_dropped_after_each_seed_and_the_defaults_never(concurrent: int, tmp_path: Path) -> None:
+    conductor = search(tmp_path, unsteady, concurrent, **DROPPING)
+    assert conductor.done
+    records = [record for record in conductor.records() if record.of]
+    assert len(records) == conductor.plan.confirmations == conductor.stage.trials == 9
+    baseline, *top = [record.name for record in conductor.candidates(3)]
+    given = {seed: [r.of for r in records if r.seed == seed] for seed in (6, 7, 8)}
+    assert given[6] == [baseline, *top]
+    assert given[7] == [baseline, *top[1:]]  # the best of the search was the worst when it was repeated
+    values = {name: sum(r.objective or 0 for r in records if r.of == name and r.seed != 8) for name in top[1:]}
+    assert given[8] == [baseline, max(values, key=lambda name: values[name])]
+    assert conductor.rounds == [given[6], given[7], given[8]]
+
+
+def test_the_next_seed_waits_for_the_last_trial_with_this_one(tmp_path: Path) -> None:
+    driver = Driver(open_conductor(make_plan(tmp_path, **DROPPING)), unsteady, concurrent=3)
+    for _ in driver.reports():
+        seeds = {record.seed for record in driver.conductor.live.values() if record.of}
+        assert len(seeds) <= 1
+
+
+def test_a_candidate_that_fails_is_dropped_and_the_defaults_are_not(tmp_path: Path) -> None:
+    def fails_repeated(config: TrainConfig, epoch: int) -> float:
+        worst = config.seed == 6 and (config.lr == 0.001 or abs(config.temperature - best) < 1e-9)
+        return math.nan if worst and epoch == 2 else learn(config, epoch)
+
+    best = -1.0
+    plan = make_plan(tmp_path, **DROPPING)
+    driver = Driver(open_conductor(plan), fails_repeated, concurrent=1)
+    for _ in driver.reports():
+        if driver.conductor.stage.name == "confirm" and best < 0:
+            best = driver.conductor.ranked()[0].values["temperature"]
+    records = [record for record in driver.conductor.records() if record.of]
+    failed = {record.of for record in records if record.status == FAILED}
+    baseline, *top = [record.name for record in driver.conductor.candidates(3)]
+    assert baseline in failed and top[0] in failed
+    assert [r.of for r in records if r.seed == 7] == [baseline, *top[1:]]
+
+
+def test_without_dropping_the_rounds_are_all_the_same(finished: Driver) -> None:
+    conductor = finished.conductor
+    assert conductor.rounds == [[record.name for record in conductor.candidates(2)]] * 2
+
+
+def test_before_the_confirmation_there_are_no_rounds(tmp_path: Path) -> None:
+    assert open_conductor(make_plan(tmp_path, **DROPPING)).rounds == []
+
+
+@pytest.fixture(scope="module")
+def dropping(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
+    """A search that drops candidates, run one trial after the other without a stop, and its reports."""
+    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("drop"), **DROPPING)), unsteady, concurrent=1)
+    return driver.conductor, sum(1 for _ in driver.reports())
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_a_dropping_confirmation_stopped_anywhere_ends_as_an_unbroken_one(
+    dropping: tuple[Conductor, int], data: st.DataObject
+) -> None:
+    expected, reports = dropping
+    before = reports - 9 * EPOCHS  # of the search; of the confirmation each trial runs to its end
+    stops = data.draw(st.lists(st.integers(before, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
+    with tempfile.TemporaryDirectory() as folder:
+        plan, done = make_plan(Path(folder), **DROPPING), 0
+        for stop in stops:
+            Driver(open_conductor(plan), unsteady, concurrent=1).run(stop - done)
+            done = stop
+        conductor = open_conductor(plan)
+        assert not conductor.settle()
+        Driver(conductor, unsteady, concurrent=1).run()
+        assert conductor.done
+        assert conductor.records() == expected.records()
+        assert conductor.rounds == expected.rounds
+
+
 # Stop and resume
 
 

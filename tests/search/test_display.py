@@ -52,6 +52,16 @@ def test_the_plan_of_a_joint_search_names_all_keys(tmp_path: Path) -> None:
     assert any(line.startswith("stage 1 joint: lr, temperature; 10 trials") for line in lines)
 
 
+def test_the_plan_tells_of_candidates_that_are_dropped(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, confirm={"top_k": 3, "seeds": 3, "drop": True})
+    text = "\n".join(describe_plan(plan, "2 CPU cores", None, 2))
+    told = "the best 3 and the defaults, each with 3 fresh seeds, after each seed without the worst: 9 trials"
+    assert f"then confirm: {told}" in text
+    assert "trials: 11 + 9 confirmations" in text
+    nobody = make_plan(tmp_path, confirm={"top_k": 1, "seeds": 3, "drop": True})
+    assert "without the worst" not in "\n".join(describe_plan(nobody, "2 CPU cores", None, 2))
+
+
 def test_the_plan_without_confirmation_or_rungs_and_with_notes(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, rungs=Rungs(9, 3, EPOCHS), budget={"trials": 3}, confirm={"top_k": 5, "seeds": 1})
     text = "\n".join(describe_plan(plan, "2 CPU cores", None, 2))

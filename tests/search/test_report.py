@@ -30,6 +30,7 @@ from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED
 
 COLUMNS = ["rank", "trial", "stage", "status", "epochs", "objective", "objective_sd", "seconds", "gpu_hours", "reason"]
 LABELS = ["crow", "finch", "robin"] * 30
+DROPPING = {"top_k": 3, "seeds": 3, "drop": True}
 
 
 def mixed(config: TrainConfig, epoch: int) -> float:
@@ -257,6 +258,52 @@ def test_the_candidate_is_the_best_as_repeated_not_as_searched(tmp_path: Path) -
     assert first.objective > second.objective
     assert candidate is not None
     assert candidate.record == second
+
+
+def test_the_candidate_that_was_not_dropped_has_a_pair_with_each_seed(tmp_path: Path) -> None:
+    conductor = Driver(open_conductor(make_plan(tmp_path, confirm=DROPPING)), learn).run()
+    repeats = [record for record in conductor.records() if record.of]
+    outcome = outcome_of(conductor)
+    assert outcome.candidate is not None and outcome.baseline is not None
+    own = [r.objective for r in repeats if r.of == outcome.candidate.record.name and r.objective is not None]
+    assert len(own) == 3
+    assert outcome.candidate.objective == pytest.approx(np.mean(own))
+    assert [r.of for r in repeats if r.seed == 8] == [outcome.baseline.record.name, outcome.candidate.record.name]
+
+
+def test_a_candidate_that_fails_at_last_does_not_win_over_one_that_was_dropped_and_did_not(tmp_path: Path) -> None:
+    def objective(config: TrainConfig, epoch: int) -> float:
+        fails = config.seed == 8 and config.lr != 0.001 and epoch == 2
+        return math.nan if fails else learn(config, epoch)
+
+    conductor = Driver(open_conductor(make_plan(tmp_path, confirm=DROPPING)), objective).run()
+    repeats = [record for record in conductor.records() if record.of]
+    last = next(record for record in repeats if record.status == FAILED)
+    candidate = outcome_of(conductor).candidate
+    assert candidate is not None
+    assert candidate.record.name != last.of
+    assert sum(r.of == candidate.record.name for r in repeats) == 2
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_dropping_confirmation_cut_off_decides_by_the_seeds_that_all_who_were_left_had(
+    seeds: int, tmp_path: Path
+) -> None:
+    conductor = open_conductor(make_plan(tmp_path, confirm=DROPPING))
+    driver = Driver(conductor, learn, concurrent=1)
+    # Until the defaults have begun with the seed after.
+    for _ in driver.reports():
+        if any(record.seed == 6 + seeds for record in conductor.live.values()):
+            break
+    done = [r for r in conductor.records() if r.of and r.status == COMPLETED]
+    assert len(done) == {1: 4, 2: 7}[seeds]
+    candidate = outcome_of(conductor).candidate
+    means = {
+        name: np.mean([r.objective or 0.0 for r in done if r.of == name])
+        for name in {r.of for r in done if r.seed == 5 + seeds} - {conductor.records()[0].name}
+    }
+    assert candidate is not None
+    assert candidate.record.name == max(means, key=lambda name: means[name])
 
 
 @pytest.mark.parametrize(

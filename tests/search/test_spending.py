@@ -7,6 +7,7 @@ from driver import Clock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from phenoscape_tune.search.confirm_rounds import count_slots
 from phenoscape_tune.search.space import Budget
 from phenoscape_tune.search.spending import Spending, affordable, epoch_seconds
 from phenoscape_tune.search.study import COMPLETED, TrialRecord
@@ -53,11 +54,30 @@ def test_candidates_go_before_fresh_seeds(top_k: int, repeats: int, trials: int)
         assert (k + 2) * repeats > trials
 
 
+@given(COUNTS, COUNTS, st.integers(0, 200), COUNTS)
+def test_a_confirmation_that_drops_candidates_affords_no_less(
+    top_k: int, repeats: int, rounds: int, concurrent: int
+) -> None:
+    k, seeds = affordable(top_k, repeats, rounds * concurrent, True, concurrent)
+    assert k == 0 or count_slots(k, seeds, True, concurrent) <= rounds * concurrent
+    whole_k, whole_seeds = affordable(top_k, repeats, rounds)
+    assert (k, seeds) == (0, 0) or seeds >= 1
+    if concurrent == 1:  # side by side the end of each seed may leave slots idle
+        assert k >= whole_k and seeds >= whole_seeds
+
+
 def test_what_is_asked_for_is_kept_where_it_fits() -> None:
     assert affordable(3, 3, 12) == (3, 3)
     assert affordable(3, 3, 11) == (2, 3)
     assert affordable(3, 3, 5) == (1, 2)
     assert affordable(0, 3, 100) == (0, 3)
+    # Nine trials; four side by side, they take three turns as the twelve do.
+    assert affordable(3, 3, 9, drop=True) == (3, 3)
+    assert affordable(3, 3, 8, drop=True) == (2, 3)
+    assert affordable(3, 3, 12, drop=True, concurrent=4) == (3, 3)
+    # Two candidates: three trials, then four with the other two seeds, which need not wait for each other.
+    assert affordable(3, 3, 8, drop=True, concurrent=4) == (2, 3)
+    assert affordable(3, 3, 8, concurrent=4) == (1, 3)
 
 
 # Time
