@@ -33,9 +33,11 @@ SHOWN = {  # of the figure
     "random + ASHA": "tab:olive",
     "TPE": "tab:brown",
     "TPE + ASHA": "tab:red",
+    "TPE + ASHA, Ray's defaults": "tab:pink",
     "staged": "tab:blue",
     "staged, refine": "tab:cyan",
     "joint": "tab:green",
+    "joint, drop": "tab:purple",
 }
 
 
@@ -104,7 +106,10 @@ def compare(lines: Lines, surrogate: Surrogate) -> dict[str, Any]:
     rows, curves = [], {}
     for name, budgets in groups.items():
         for budget, own in budgets.items():
-            row = summary(own, best, unit) | {"lost_by_key": lost_by_key(own, surrogate)}
+            row = summary(own, best, unit)
+            if name in STRATEGIES:
+                row["lost_by_key"] = lost_by_key(own, surrogate)
+                curves[f"{name} ({budget})"] = anytime(own, best, unit)
             if name not in peers:
                 row["of_stock"] = {s: ratio_to_anytime(own, peers[s], best, unit) for s in STOCK if s in peers}
             if name not in peers and YARDSTICK in peers:
@@ -112,7 +117,6 @@ def compare(lines: Lines, surrogate: Surrogate) -> dict[str, Any]:
                     round(value, 4) for value in difference(own, peers[YARDSTICK], lambda line: -line["probe"])
                 ]
             rows.append(row)
-            curves[f"{name} ({budget})"] = anytime(own, best, unit)
     found: dict[str, Any] = {"best_probe": round(best, 4), "training_seconds": round(unit, 1), "searches": rows}
     if YARDSTICK in peers:
         found["as_good_as_random"] = {
@@ -120,6 +124,7 @@ def compare(lines: Lines, surrogate: Surrogate) -> dict[str, Any]:
             if name in peers
             else ratio_to_whole(budgets, peers[YARDSTICK], best)
             for name, budgets in groups.items()
+            if name != YARDSTICK
         }
     found["pairs"] = paired(groups)
     found["anytime"] = {"cost": [round(float(cost), 2) for cost in GRID], **curves}
@@ -132,6 +137,8 @@ def with_confirmations(line: dict[str, Any]) -> list[dict[str, Any]]:
         return [{**line, "searched": line["strategy"]}]
     whole, found = line["confirmed"]["whole"], []
     for name, told in line["confirmed"].items():
+        if PASHA in line["strategy"] and name not in ("whole", "drop"):
+            continue
         seconds = line["seconds"] - whole["seconds"] + told["seconds"]
         own = {key: told[key] for key in ("point", "probe", "held", "clear", "covered")}
         own |= {"confirming": told["seconds"], "overstated": (told["gain"] or 0.0) - told["true_gain"]}

@@ -23,7 +23,7 @@ from phenoscape_tune.storage import join_url
 
 # Shares of a range, on its own scale: what a second look at a known winner searches, and of a stage's trials, what is
 # kept back for a range that proves too narrow.
-RECHECKED_SHARE, REFINED_SHARE, WIDENED_SHARE = 0.25, 0.3, 1 / 3
+RECHECKED_SHARE, REFINED_SHARE, WIDENED_SHARE = 0.25, 0.6, 1 / 3
 # Notes of a stage in the journal.
 WIDENED, ENDED_BY, FLOOR = "widened", "ended_by", "floor"
 CANDIDATES, REPEATS, DROPPED, WARM = "candidates", "repeats", "dropped", "warm"

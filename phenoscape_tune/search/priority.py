@@ -16,10 +16,11 @@ REFINE = "refine"
 # The training guide's "Hyperparameter Tuning" list.
 PRIORITY = (LR, BATCH_SIZE, "temperature", "augmentation", OTHER)
 
-# Weights in the budget. A further key of a stage wants more trials, but not as many as a stage of its own; the stages
-# that look again at keys whose place is nearly known are short.
+# Weights in the budget. A further key of a stage wants more trials, but not as many as a stage of its own; the stage
+# that looks again at one key whose place is nearly known is short, the one that looks at all of them together is long
+# (measured: docs/benchmarks.md#search-efficiency).
 FURTHER_KEY = 0.5
-SHORT_STAGES = {RECHECK: 0.5, REFINE: 0.75}
+LOOKING_AGAIN = {RECHECK: 0.5, REFINE: 3.0}
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def plan_stages(
     Args:
         keys: searched keys, in any order.
         shares: weights of stages by name, where they differ from the documented ones.
-        refine: whether a short joint stage around the winner ends a staged search.
+        refine: whether a joint stage around the winner ends a staged search.
         most: trials that a stage can use at most, by name: a choice of four has no fifth value to try.
 
     Returns the stages and a note on each that had to give way. Raises UserError for a budget below one trial a stage.
@@ -110,5 +111,5 @@ def share_out(trials: int, weights: Mapping[str, float], most: Mapping[str, int]
 
 
 def _weight(name: str, keys: Collection[str], shares: Mapping[str, float]) -> float:
-    further = 0 if name in SHORT_STAGES else FURTHER_KEY * (len(keys) - 1)
-    return shares.get(name, SHORT_STAGES.get(name, 1.0) + further)
+    further = 0 if name in LOOKING_AGAIN else FURTHER_KEY * (len(keys) - 1)
+    return shares.get(name, LOOKING_AGAIN.get(name, 1.0) + further)

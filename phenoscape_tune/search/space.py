@@ -250,7 +250,7 @@ class SearchSpace(_Keys):
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
     order: Literal["staged", "joint"] = "staged"
     extend: bool = False  # widen a stage's range, once, where its winner stands at the edge
-    refine: bool = False  # end a staged search with a short joint stage around the winner
+    refine: bool = False  # end a staged search with a joint stage around the winner
     objective: Objective = Field(default_factory=Objective)
     scheduler: Scheduler = Field(default_factory=Scheduler)
     budget: Budget = Field(default_factory=Budget)

@@ -16,6 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.course import REFINED_SHARE
 from phenoscape_tune.search.journal import JournalLock
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.report import decide, write_best
@@ -221,13 +222,15 @@ def test_refine_searches_all_keys_around_the_winner(full: Conductor) -> None:
     assert len({record.values["lr"] for record in records}) == len(records) > 1
     assert len({record.values["temperature"] for record in records}) > 1
     for record in records:
-        # Three tenths of each range, and of a choice the neighbours.
-        assert abs(math.log10(record.values["lr"] / winner.values["lr"])) <= 0.15 * 4 + 1e-9
-        assert abs(record.values["temperature"] - winner.values["temperature"]) <= 0.15 * 0.45 + 1e-9
+        # A share of each range, and of a choice the neighbours.
+        assert abs(math.log10(record.values["lr"] / winner.values["lr"])) <= REFINED_SHARE / 2 * 4 + 1e-9
+        assert abs(record.values["temperature"] - winner.values["temperature"]) <= REFINED_SHARE / 2 * 0.45 + 1e-9
         assert record.values["batch_size"] in (64, 128)
     told = [trial for trial in study_trials(full, "refine") if "taken_over" in trial.user_attrs]
     before = [record for record in full.records() if record.stage != "refine"]
-    near = [r for r in before if abs(math.log10(r.values.get("lr", 1e-3) / winner.values["lr"])) <= 0.6]
+    near = [
+        r for r in before if abs(math.log10(r.values.get("lr", 1e-3) / winner.values["lr"])) <= REFINED_SHARE / 2 * 4
+    ]
     assert winner.values in [trial.params for trial in told]
     assert len(told) > 1  # nothing that it told is run again
     assert {trial.user_attrs["taken_over"] for trial in told} <= {record.name for record in near}
@@ -310,14 +313,14 @@ def test_a_winner_outside_of_every_range_stands_where_nothing_is_better(tmp_path
         base=base,
         parameters=THREE,
         refine=True,
-        budget={"trials": 20},
+        budget={"trials": 28},
     )
     assert conductor.done
     assert conductor.winners == [conductor.baseline] * 6
     # All values of the choice are new.
     assert sorted(values_of(conductor, "batch_size", "batch_size")) == [16, 32, 64, 128]
     # The trials lie in the ranges, at the end that is nearest to the winner.
-    assert all(10**-1.6 < lr <= 0.1 for lr in values_of(conductor, "refine", "lr"))
+    assert all(10 ** (-1 - REFINED_SHARE / 2 * 4) < lr <= 0.1 for lr in values_of(conductor, "refine", "lr"))
 
 
 def test_one_trial_a_stage_is_enough(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.plan import most_trials
-from phenoscape_tune.search.priority import SHORT_STAGES, Stage, order_stages, plan_stages, share_out, stage_of
+from phenoscape_tune.search.priority import LOOKING_AGAIN, Stage, order_stages, plan_stages, share_out, stage_of
 from phenoscape_tune.search.space import Parameter, load_space
 
 KEYS = (
@@ -170,9 +170,9 @@ def test_refine_ends_a_staged_search_with_all_keys() -> None:
     assert [name for name, _ in order_stages(["lr", "temperature"], "joint", refine=True)] == ["joint"]
 
 
-def test_stages_that_look_again_are_short() -> None:
+def test_stages_that_look_again_have_weights_of_their_own() -> None:
     stages = {s.name: s.trials for s in stages_of(["lr", "batch_size", "temperature"], "staged", 201, refine=True)}
-    for name, share in SHORT_STAGES.items():
+    for name, share in LOOKING_AGAIN.items():
         assert stages[name] == pytest.approx(share * stages["temperature"], abs=1)
 
 

@@ -334,6 +334,19 @@ def test_the_confirmation_shows_each_repeat_with_means_of_the_summary(seen: Seen
 # Stages
 
 
+def test_candidates_that_were_dropped_are_told_and_shown_with_the_seeds_that_they_had(
+    tmp_path: Path, seen: Seen
+) -> None:
+    conductor = search(tmp_path, confirm={"top_k": 3, "seeds": 3, "drop": True})
+    page = read(conductor, decide(conductor))
+    told = "After each seed the worst of the candidates was left out; the defaults never."
+    assert told in page.everything and told not in seen.everything
+    validation = page.figure("On the validation part")
+    lines = sorted(len(trace["x"]) for trace in validation["data"] if "lines" in trace["mode"])
+    assert lines == [2, 3, 4]
+    assert sum("error_y" in trace for trace in validation["data"]) == 4
+
+
 def test_a_stages_figure_marks_every_trial_by_how_it_ended(seen: Seen, rich: Rich) -> None:
     conductor = rich[0]
     title = "kNN balanced accuracy over lr"
