@@ -28,6 +28,7 @@ RESULTS = Path(__file__).parent / "results" / "replay.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "replay.png"
 PASHA = "PASHA"
 YARDSTICK, STOCK = "random", ("TPE + ASHA", "TPE + ASHA, Ray's defaults")
+AGAINST = {"staged": ("joint",), "staged, refine": ("staged", "joint")}
 SHOWN = {  # of the figure
     "random": "tab:gray",
     "random + ASHA": "tab:olive",
@@ -155,11 +156,12 @@ def lines_of(budgets: Mapping[int, Lines]) -> Lines:
 
 def paired(groups: Mapping[str, Mapping[int, Lines]]) -> list[dict[str, Any]]:
     """What an option of ours changes in regret (of the candidate, and of what best.yaml holds) and in cost, seed by
-    seed; `staged` against `joint` as well."""
+    seed; the orders against each other as well."""
     found = []
     for name, budgets in groups.items():
         plain, _, option = name.rpartition(", ")
-        for other in {plain if option in (PASHA, *RULES) else "", "joint" if name == "staged" else ""} & set(groups):
+        others = [*([plain] if option in (PASHA, *RULES) else []), *AGAINST.get(name, ())]
+        for other in (other for other in others if other in groups):
             for budget in sorted(set(budgets) & set(groups[other])):
                 one, two = budgets[budget], groups[other][budget]
                 measured = {
