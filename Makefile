@@ -73,6 +73,8 @@ bench: bench-setup
 bench-replay: setup
 	$(BIN)/python benchmarks/replay.py run --scratch replay
 	$(BIN)/python benchmarks/replay.py table --scratch replay
+	$(BIN)/python benchmarks/replay.py run --scratch replay --noise "left out" --seeds 20 --budgets 24
+	$(BIN)/python benchmarks/replay.py table --scratch replay --noise "left out"
 
 # What needs a GPU; ends at once where there is none. CIFAR: a folder with train/<class>/ and test/<class>/.
 CIFAR ?= cifar

@@ -622,7 +622,7 @@ FULL: dict[str, Any] = {
     "metric_name": "reference_contrast",
     "extend": True,
     "refine": True,
-    "budget": {"trials": 22},
+    "budget": {"trials": 22, "shares": {"refine": 0.75}},
     "confirm": {"top_k": 1, "seeds": 2},
 }
 
