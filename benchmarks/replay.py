@@ -39,6 +39,7 @@ from phenoscape_tune.search.report import Outcome
 from phenoscape_tune.search.spending import Spending
 
 CONCURRENT = 2
+REPLAYED = [name for name in STUDIES if f"{name}-seeds" in STUDIES]  # those whose noise was measured
 LONG_BUDGET = 256  # trials of the searches of others
 
 # Objective of the search → the scores of the table whose mean plays it. Raw losses are no objective of the project:
@@ -248,7 +249,7 @@ def main() -> None:
     steps = parser.add_subparsers(dest="step", required=True)
     for step, about in (("run", "replay searches"), ("table", "what follows from them")):
         sub = steps.add_parser(step, help=about)
-        sub.add_argument("--study", default="cifar-long", choices=STUDIES)
+        sub.add_argument("--study", default="cifar-long", choices=REPLAYED)
         sub.add_argument("--noise", default=NOISES[0], choices=NOISES, help="of a trial")
         sub.add_argument("--scratch", type=Path, default=Path("replay"))
         if step == "run":
