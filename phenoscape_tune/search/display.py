@@ -179,6 +179,8 @@ class Display:
         if not self._quiet and self._console.is_interactive:
             self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=1, transient=True)
             self._live.start()
+        elif not self._quiet:
+            self._tell_stage()  # at once: the first report may be long in coming
         return self
 
     def __exit__(
@@ -194,14 +196,12 @@ class Display:
         if epoch_done and self._first_report is None:
             self._first_report = time.monotonic()
         self._epochs_done += epoch_done
+        if not self._quiet and self._live is None:
+            self._tell_stage()
         if self._verbose:
             self._tell_epochs()
         if self._quiet or self._live is not None:
             return
-        stage = self._conductor.stage
-        if stage.name != self._stage:
-            self._stage = stage.name
-            self._tell(self._stage_line(stage))
         for record in self._conductor.records():
             if record.ended and record.name not in self._told:
                 self._told.add(record.name)
@@ -209,6 +209,12 @@ class Display:
         if time.monotonic() - self._told_at >= _SILENCE:
             running = [f"{record.name} {self._epoch(record)}" for record in self._conductor.live.values()]
             self._tell(f"  running: {', '.join(running)}; {self._remaining()}")
+
+    def _tell_stage(self) -> None:
+        stage = self._conductor.stage
+        if stage.name != self._stage:
+            self._stage = stage.name
+            self._tell(self._stage_line(stage))
 
     def _tell_epochs(self) -> None:
         for record in self._conductor.records():

@@ -361,8 +361,15 @@ def test_a_pipe_is_told_what_runs_where_nothing_has_ended_for_long(
     lines = capsys.readouterr().out.splitlines()
     name = conductor.records()[0].name
     assert lines[0] == "stage 0 defaults: the configuration as it is"
-    assert [line.split(";")[0] for line in lines[1:]] == [f"  running: {name} 4/9", f"  running: {name} 7/9"]
+    assert [line.split(";")[0] for line in lines[1:]] == [f"  running: {name} 3/9", f"  running: {name} 6/9"]
     assert all("time left: about " in line for line in lines[1:])
+
+
+def test_the_first_stage_is_told_before_anything_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Display(open_conductor(make_plan(tmp_path)), quiet=False, concurrent=2):
+        assert capsys.readouterr().out == "stage 0 defaults: the configuration as it is\n"
 
 
 def test_verbose_tells_each_epoch_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -370,9 +377,14 @@ def test_verbose_tells_each_epoch_once(tmp_path: Path, capsys: pytest.CaptureFix
     with Display(conductor, quiet=False, concurrent=2, verbose=True) as display:
         for _ in Driver(conductor).reports():
             display.update(epoch_done=True)
-    lines = [line for line in capsys.readouterr().out.splitlines() if " epoch " in line and "objective" in line]
+    stage, *lines = capsys.readouterr().out.splitlines()
+    assert stage.startswith("stage 0 defaults: ")
+    lines = [line for line in lines if " epoch " in line and "objective" in line]
     told = [line for line in lines if ":" not in line]
     assert told == list(dict.fromkeys(told))
+    assert (
+        lines[0] == f"  {conductor.records()[0].name} epoch 1/{EPOCHS} objective {conductor.records()[0].curve[0]:.3f}"
+    )
     assert sorted(told) == sorted(
         f"  {record.name} epoch {epoch}/{EPOCHS} objective {value:.3f}"
         for record in conductor.records()
