@@ -149,9 +149,7 @@ def _list_cubes(root: Path, cubes: Sequence[str], headers: Sequence[str], data: 
 def _list_files(root: Path) -> list[str]:
     """Names of all files below root, in no order."""
     if not root.exists():
-        raise UserError(
-            f"data_dir: {root} does not exist{_nearest_folder(root)}. Write the path of a folder of images."
-        )
+        raise UserError(f"data_dir: {root} does not exist{_nearest_folder(root)} Write the path of a folder of images.")
     if not root.is_dir():
         hint = " Unpack it first." if root.suffix.lower() in ARCHIVE_SUFFIXES else ""
         raise UserError(f"data_dir: {root} is a file, not a folder.{hint} Write the path of a folder of images.")
@@ -187,15 +185,15 @@ def _list_files(root: Path) -> list[str]:
 
 
 def _nearest_folder(root: Path) -> str:
-    """A hint at the folder beside a missing one that is spelt most like it, or at where its path breaks off."""
+    """The end of a sentence: the folder beside a missing one that is spelt like it, or where its path breaks off."""
     parent = root.parent
     if not parent.is_dir():
-        return f", nor does {parent}"
+        return f", nor does {parent}."
     with suppress(OSError), os.scandir(parent) as entries:
         folders = [entry.name for entry in islice(entries, LISTED) if entry.is_dir()]
         match = difflib.get_close_matches(root.name, folders, n=1)
-        return f"; did you mean {printable(str(parent / match[0]))}?" if match else ""
-    return ""
+        return f"; did you mean {printable(str(parent / match[0]))}?" if match else "."
+    return "."
 
 
 def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
