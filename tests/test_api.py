@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -110,15 +111,21 @@ def test_a_search_is_refused_outside_of_the_main_thread(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_search_in_the_callers_ray_and_a_run_of_what_it_found(
-    birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    birds: Path, ray_session: None, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     import ray
+
+    # As loud as a Ray that the caller started.
+    caplog.set_level(logging.INFO, logger="ray")
+    monkeypatch.setattr(logging.getLogger("ray"), "propagate", True)
 
     space = SearchSpace(parameters={"lr": LR}, confirm=None)
     config = TrainConfig(data_dir=str(birds), max_epochs=1, **TINY)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     result = tune(space, config, out=tmp_path / "search", trials=3, quiet=True)
     assert capsys.readouterr().out == ""
+    assert not [record for record in caplog.records if record.name.startswith("ray.tune")]
     assert ray.is_initialized()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     summary = json.loads((result.folder / "summary.json").read_text())

@@ -284,6 +284,20 @@ class _Waiting(_NotSaved, tune.Callback):
             signal.raise_signal(signal.SIGINT)
 
 
+@contextmanager
+def _unheard(verbose: bool) -> Iterator[None]:
+    """Keep Tune from complaining, within, that its own files are not there: nobody reads them. A Ray that the caller
+    started says all that it has to say."""
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    try:
+        if not verbose:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def run_search(
     conductor: Conductor,
     display: Display,
@@ -329,7 +343,8 @@ def run_search(
             ),
         )
         try:
-            tuner.fit()
+            with _unheard(verbose):
+                tuner.fit()
         except KeyboardInterrupt:
             reports.interrupted = True
         finally:
