@@ -61,7 +61,8 @@ def write_sample_folder(
                     raise
     except OSError as fault:
         raise UserError(
-            f"{folder}: the sample specimens cannot be written ({fault.strerror or fault}). Name a folder that can."
+            f"{folder}: the sample specimens cannot be written ({fault.strerror or fault}). Set cache_dir (or "
+            "$PHENOSCAPE_CACHE) to a folder that can, or free some space."
         ) from fault
     finally:
         for leftover in (building, earlier):
