@@ -285,14 +285,13 @@ class _Waiting(_NotSaved, tune.Callback):
 
 
 @contextmanager
-def _unheard(verbose: bool) -> Iterator[None]:
-    """Keep Tune from complaining, within, that its own files are not there: nobody reads them. A Ray that the caller
-    started says all that it has to say."""
+def _unheard() -> Iterator[None]:
+    """Keep Tune from telling, within, of the files that it has of each trial elsewhere: here the study has them. A Ray
+    that the caller started, or `-v`, says all that it has to say."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     try:
-        if not verbose:
-            logger.setLevel(logging.CRITICAL)
+        logger.setLevel(max(logger.getEffectiveLevel(), logging.ERROR))
         yield
     finally:
         logger.setLevel(level)
@@ -321,8 +320,6 @@ def run_search(
         mirror: copies the journal and the leaderboard to remote storage as trials end.
         joined: whether Ray is a cluster's, which other machines may join.
     """
-    # It warns of files that Tune has of each trial elsewhere; here the study has them.
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     reports = _Reports(conductor, display, mirror)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory(prefix="phenoscape_tune-") as scratch:
@@ -343,7 +340,7 @@ def run_search(
             ),
         )
         try:
-            with _unheard(verbose):
+            with _unheard():
                 tuner.fit()
         except KeyboardInterrupt:
             reports.interrupted = True
