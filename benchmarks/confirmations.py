@@ -11,8 +11,8 @@ from typing import Any
 
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.confirm_rounds import worst
+from phenoscape_tune.search.record import TrialRecord
 from phenoscape_tune.search.report import Outcome, decide
-from phenoscape_tune.search.study import TrialRecord
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
-from phenoscape_tune.search.study import PRUNED, TrialRecord
+from phenoscape_tune.search.record import PRUNED, TrialRecord
 
 CRISS_CROSS_PERCENTILE = 90  # the paper's N
 FIRST_CEILING = 1  # place of the second rung

@@ -111,6 +111,8 @@ def _remedy(error: yaml.YAMLError) -> str:
     begun = getattr(error, "context_mark", None)
     if "'\\t'" in problem:
         return "; indent by spaces, not by tabs"
+    if "mapping values are not allowed" in problem:
+        return "; a key is followed by a colon and a space, and has a line of its own, or stands within { }"
     if begun is None:
         return ""
     if "flow mapping" in context or "flow sequence" in context:

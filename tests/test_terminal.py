@@ -60,5 +60,5 @@ def test_a_plan_fits_the_terminal(columns: int, tmp_path: Path) -> None:
     assert [line for line in lines if len(line) > columns and str(tmp_path) not in line] == []
     assert "\x1b" not in written
     stages = [line for line in lines if line.startswith("stage ")]
-    assert len(stages) == 6
+    assert len(stages) == 7
     assert any(line.startswith("  ") for line in lines) == (columns == 80)

@@ -19,7 +19,7 @@ from phenoscape_tune.yaml_file import load_mapping
 if TYPE_CHECKING:
     from phenoscape_tune.data.parts import Parts
     from phenoscape_tune.search.plan import Plan
-    from phenoscape_tune.search.study import TrialRecord
+    from phenoscape_tune.search.record import TrialRecord
 
 
 UNNAMED = "search"  # the name of a search whose space is no file

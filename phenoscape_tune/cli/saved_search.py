@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from phenoscape_tune.data.parts import Parts
     from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.plan import Plan
-    from phenoscape_tune.search.study import TrialRecord
+    from phenoscape_tune.search.record import TrialRecord
 
 SEARCH_FILE = "search.yaml"
 LOCK_FILE = ".search.lock"  # held while a process runs the search

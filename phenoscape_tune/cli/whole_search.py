@@ -36,8 +36,8 @@ from phenoscape_tune.mirror import Mirror
 if TYPE_CHECKING:
     from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.plan import Plan
+    from phenoscape_tune.search.record import TrialRecord
     from phenoscape_tune.search.report import Outcome
-    from phenoscape_tune.search.study import TrialRecord
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from phenoscape_tune.evaluate.objective import collapsed
 from phenoscape_tune.search.confirm_rounds import count_slots, worst
 from phenoscape_tune.search.course import DROPPED, ENDED_BY, FLOOR, WIDENED, Course
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, Stage
+from phenoscape_tune.search.record import COMPLETED, FAILED, FAILURES, INFEASIBLE, PRUNED, TrialRecord
 from phenoscape_tune.search.sampler import derive_seed
 from phenoscape_tune.search.spending import RESERVE, Spending, affordable, epoch_seconds
-from phenoscape_tune.search.study import COMPLETED, FAILED, FAILURES, INFEASIBLE, PRUNED, TrialRecord, confirm_stage
+from phenoscape_tune.search.study import confirm_stage
 
 # Seconds without a report after which a trial is taken for hung: of the slower epochs so far, but no less than half an
 # hour (the first report of a process also waits for images, kernels and compilation); before any is known.

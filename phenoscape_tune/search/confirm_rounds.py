@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from phenoscape_tune.search.study import COMPLETED, TrialRecord
+from phenoscape_tune.search.record import COMPLETED, TrialRecord
 
 
 def round_sizes(candidates: int, repeats: int, drop: bool) -> list[int]:

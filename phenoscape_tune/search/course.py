@@ -16,8 +16,9 @@ from phenoscape_tune.search.confirm_rounds import count_repeats
 from phenoscape_tune.search.edges import widen
 from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
+from phenoscape_tune.search.record import COMPLETED, TrialRecord
 from phenoscape_tune.search.space import Parameter
-from phenoscape_tune.search.study import COMPLETED, Study, TrialRecord, confirm_stage
+from phenoscape_tune.search.study import Study, confirm_stage
 from phenoscape_tune.settling import vary
 from phenoscape_tune.storage import join_url
 

@@ -27,7 +27,7 @@ from phenoscape_tune.search.marks import (
     tell_values,
 )
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
-from phenoscape_tune.search.study import COMPLETED, PRUNED
+from phenoscape_tune.search.record import COMPLETED, PRUNED
 
 PANEL, WIDE = "panel", "wide"
 MOST_ERROR_BARS = 40  # beyond which they hide the points

@@ -12,8 +12,8 @@ from phenoscape_tune.search.axes import axis_for
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.marks import searched_values
 from phenoscape_tune.search.priority import CONFIRM
+from phenoscape_tune.search.record import COMPLETED, TrialRecord
 from phenoscape_tune.search.space import Parameter
-from phenoscape_tune.search.study import COMPLETED, TrialRecord
 
 FEWEST_TRIALS = 10  # completed ones, below which a random forest tells noise
 FEW_TRIALS = 30

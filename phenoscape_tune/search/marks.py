@@ -10,8 +10,8 @@ from typing import Any
 from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.priority import BATCH_SIZE, Stage
+from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 from phenoscape_tune.search.report import INTERRUPTED
-from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 
 Line = tuple[tuple[float, float], ...]
 WARM, WARM_PRUNED, STANDING, WINNER, IN_PARTS = "warm", "warm_pruned", "standing", "winner", "in_parts"

@@ -24,7 +24,7 @@ from phenoscape_tune.search.course import ENDED_BY, WIDENED
 from phenoscape_tune.search.edges import Edge, find_edges
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
-from phenoscape_tune.search.study import COMPLETED, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.search.record import COMPLETED, PRUNED, RUNNING, TrialRecord
 from phenoscape_tune.settling import vary
 from phenoscape_tune.storage import join_url
 from phenoscape_tune.versions import versions

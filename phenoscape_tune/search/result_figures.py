@@ -23,7 +23,7 @@ from phenoscape_tune.search.figures import (
 )
 from phenoscape_tune.search.importance import Importance
 from phenoscape_tune.search.marks import searched_values, tell_values
-from phenoscape_tune.search.study import COMPLETED, TrialRecord
+from phenoscape_tune.search.record import COMPLETED, TrialRecord
 
 if TYPE_CHECKING:  # the search's driver must not pay for torch
     from phenoscape_tune.training.capacity import Capacity

@@ -25,9 +25,9 @@ from phenoscape_tune.layers import get_key
 from phenoscape_tune.mirror import Mirror
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.display import Display
+from phenoscape_tune.search.record import INFEASIBLE
 from phenoscape_tune.search.report import write_leaderboard
 from phenoscape_tune.search.retention import Retention
-from phenoscape_tune.search.study import INFEASIBLE
 from phenoscape_tune.search.trial import DIES, ENDED, FULL_DISK, NOTE, run_trial
 
 # isort: split

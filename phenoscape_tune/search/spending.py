@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from phenoscape_tune.search.confirm_rounds import count_slots
+from phenoscape_tune.search.record import TrialRecord
 from phenoscape_tune.search.space import Budget
-from phenoscape_tune.search.study import TrialRecord
 
 # Trials of other values, and a busier machine, take longer than those that were measured.
 RESERVE = 1.15

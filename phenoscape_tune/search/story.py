@@ -32,9 +32,9 @@ from phenoscape_tune.search.priority import (
     REFINE,
     Stage,
 )
+from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
 from phenoscape_tune.search.report import INTERRUPTED, Agreement, Outcome, early_agreement, outcome_edges
 from phenoscape_tune.search.space import Parameter
-from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
 
 STAGE_TITLES = {
     DEFAULTS: "your configuration as it stands",

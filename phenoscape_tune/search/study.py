@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,70 +16,21 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.search.journal import Journal, drop_torn_line
 from phenoscape_tune.search.journal_check import check_trials, naming_damage
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, JOINT, Stage
+from phenoscape_tune.search.record import (
+    COMPLETED,
+    CONSTRAINTS,
+    STATE_OF,
+    TrialRecord,
+    read_record,
+)
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution
 from phenoscape_tune.search.space import Parameter
 
-COMPLETED, PRUNED, FAILED, INFEASIBLE, RUNNING = "completed", "pruned", "failed", "infeasible", "running"
-
-_STATE_OF = {
-    COMPLETED: TrialState.COMPLETE,
-    PRUNED: TrialState.PRUNED,
-    # The samplers pass over failed trials; of a pruned one with a violated constraint they learn where not to go.
-    FAILED: TrialState.PRUNED,
-    INFEASIBLE: TrialState.PRUNED,
-}
-FAILURES = "failures"  # note of a trial: times that its process died
-CONSTRAINTS = {FAILED: "training", INFEASIBLE: "memory"}  # names of what a trial violated
-
 # Each suggestion would print a line otherwise; the live table shows it.
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """A trial as the journal has it.
-
-    Attributes:
-        name: `<stage>-<nn>-<id>`, also its folder's name.
-        values: what it was given, by configuration key: the searched values so far, of this stage and those before.
-        curve: one evaluation of the objective an epoch.
-        error: standard error of the last evaluation.
-        of, seed: in the confirmation, the trial that is repeated, and the fresh seed.
-        elapsed: seconds of the search's own time at the last report.
-        warm: it comes from an earlier search, and was not run by this one.
-        failures: times that its process died.
-    """
-
-    name: str
-    stage: str
-    number: int
-    values: dict[str, Any]
-    status: str
-    curve: tuple[float, ...] = ()
-    error: float | None = None
-    seconds: float = 0.0
-    gpus: float = 0.0
-    reason: str = ""
-    of: str | None = None
-    seed: int | None = None
-    test_objective: float | None = None
-    elapsed: float = 0.0
-    warm: bool = False
-    failures: int = 0
-    handle: tuple[str, int] = field(default=("", 0), repr=False, compare=False)
-
-    @cached_property
-    def objective(self) -> float | None:
-        """Mean of the last three evaluations; None before the first."""
-        return trial_objective(self.curve) if self.curve else None
-
-    @property
-    def ended(self) -> bool:
-        return self.status != RUNNING
 
 
 class Study:
@@ -110,7 +60,7 @@ class Study:
             ", so the search cannot be resumed; restore the file from a backup, or start anew with --overwrite",
         ):
             self._storage = JournalStorage(Journal(path))
-            check_trials(self._storage, _STATE_OF)
+            check_trials(self._storage, STATE_OF)
         self._parameters = parameters
         self._within = within or {}
         self._seed = seed
@@ -218,7 +168,7 @@ class Study:
         # The name comes last: a trial without one was cut off here, and was never started.
         for key, value in reversed(attributes.items()):
             trial.set_user_attr(key, value)
-        return _record(stage.name, self._frozen(stage.name, trial.number))
+        return read_record(stage.name, self._frozen(stage.name, trial.number))
 
     def report(self, record: TrialRecord, row: Mapping[str, Any]) -> TrialRecord:
         """Write one epoch's evaluation; an epoch that was reported before changes nothing."""
@@ -247,7 +197,7 @@ class Study:
         if reason:
             self.note(record, "reason", reason)
         value = record.objective if status == COMPLETED else None
-        self._studies[study_name].tell(number, value, state=_STATE_OF[status])
+        self._studies[study_name].tell(number, value, state=STATE_OF[status])
         return self._read(record)
 
     def note(self, record: TrialRecord, key: str, value: Any) -> None:
@@ -270,7 +220,7 @@ class Study:
         number = self._read_up_to.get(stage.name, 0)
         while (trial := self._find(stage.name, number)) is not None:
             number += 1
-            record = _record(stage.name, trial) if "name" in trial.user_attrs else None
+            record = read_record(stage.name, trial) if "name" in trial.user_attrs else None
             if trial.state.is_finished() and self._read_up_to.get(stage.name, 0) == number - 1:
                 self._read_up_to[stage.name] = number
                 ended += [] if record is None else [record]
@@ -292,7 +242,7 @@ class Study:
         return None if study is None else study.user_attrs.get(key)
 
     def _read(self, record: TrialRecord) -> TrialRecord:
-        return _record(record.stage, self._frozen(*record.handle))
+        return read_record(record.stage, self._frozen(*record.handle))
 
     def _frozen(self, study_name: str, number: int) -> FrozenTrial:
         trial = self._find(study_name, number)
@@ -308,31 +258,6 @@ class Study:
             return None
 
 
-def _record(stage: str, trial: FrozenTrial) -> TrialRecord:
-    attributes = trial.user_attrs
-    measured = attributes.get("measured", {})
-    curve = tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values))
-    return TrialRecord(
-        name=attributes["name"],
-        stage=stage,
-        number=attributes["number"],
-        values=dict(attributes["values"]),
-        status=attributes.get("status", RUNNING) if trial.state.is_finished() else RUNNING,
-        curve=curve,
-        error=measured.get("error"),
-        seconds=measured.get("seconds", 0.0),
-        gpus=attributes.get("gpus", 0.0),
-        reason=attributes.get("reason", ""),
-        of=attributes.get("of"),
-        seed=attributes.get("seed"),
-        test_objective=measured.get("test_objective"),
-        elapsed=measured.get("elapsed", 0.0),
-        warm=attributes.get("warm", False),
-        failures=attributes.get(FAILURES, 0),
-        handle=(stage, trial.number),
-    )
-
-
 def read_trials(path: Path) -> list[TrialRecord]:
     """All trials of a journal, of all its stages, without writing to it. Raises UserError where it cannot be read."""
     if not path.is_file():
@@ -340,13 +265,13 @@ def read_trials(path: Path) -> list[TrialRecord]:
     found = []
     with naming_damage(path):
         storage = JournalStorage(Journal(path))
-        check_trials(storage, _STATE_OF)
+        check_trials(storage, STATE_OF)
         studies = optuna.get_all_study_summaries(storage, include_best_trial=False)
         for summary in sorted(studies, key=lambda each: each.study_name):
             stage = summary.study_name.split("-", 1)[1]
             for trial in storage.get_all_trials(summary._study_id, deepcopy=False):
                 if "name" in trial.user_attrs and not trial.user_attrs.get("warm"):
-                    found.append(_record(stage, trial))
+                    found.append(read_record(stage, trial))
     return found
 
 
@@ -359,7 +284,7 @@ def _add(
         return
     study.add_trial(
         optuna.trial.create_trial(
-            state=_STATE_OF[record.status],
+            state=STATE_OF[record.status],
             params=own,
             distributions={key: distribution(parameter) for key, parameter in ranges.items()},
             value=record.objective if record.status == COMPLETED else None,

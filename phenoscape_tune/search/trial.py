@@ -15,7 +15,7 @@ from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.data.parts import Parts, data_key, open_parts
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.files import naming_full_disk
-from phenoscape_tune.search.study import FAILED, INFEASIBLE
+from phenoscape_tune.search.record import FAILED, INFEASIBLE
 
 # Keys of a trial's last words: how it ended, and whether its process is not to be used again.
 ENDED, DIES = "ended", "process_dies"

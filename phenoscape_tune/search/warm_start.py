@@ -13,7 +13,8 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import flatten, get_key
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import BATCH_SIZE, LR
-from phenoscape_tune.search.study import COMPLETED, PRUNED, TrialRecord, read_trials
+from phenoscape_tune.search.record import COMPLETED, PRUNED, TrialRecord
+from phenoscape_tune.search.study import read_trials
 
 # Keys that change no trial's objective.
 _IMMATERIAL = {

@@ -92,6 +92,7 @@ def test_the_stages_follow_the_documented_order_whatever_the_order_in_the_file(
         "stage 3 lr_recheck: lr",
         "stage 4 temperature: temperature",
         "stage 5 augmentation: transforms.cj_strength, transforms.min_scale",
+        "stage 6 refine: batch_size, lr, temperature, transforms.cj_strength, transforms.min_scale",
     ]
 
 

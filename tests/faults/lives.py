@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from phenoscape_tune.search.study import TrialRecord, read_trials
+from phenoscape_tune.search.record import TrialRecord
+from phenoscape_tune.search.study import read_trials
 
 ROOT = Path(__file__).parents[2]
 SPACE = """

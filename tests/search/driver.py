@@ -14,10 +14,11 @@ from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.plan import make_plan as plan_search
+from phenoscape_tune.search.record import INFEASIBLE, TrialRecord
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.space import build_space
 from phenoscape_tune.search.spending import Spending
-from phenoscape_tune.search.study import INFEASIBLE, Study, TrialRecord
+from phenoscape_tune.search.study import Study
 
 SPACE: dict[str, Any] = {
     "parameters": {

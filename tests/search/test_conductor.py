@@ -16,9 +16,9 @@ from optuna.storages.journal import JournalFileBackend
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.journal import JournalLock
+from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.sampler import derive_seed
-from phenoscape_tune.search.study import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 
 # A whole search
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phenoscape_tune.search.confirm_rounds import count_repeats, count_slots, round_sizes, worst
-from phenoscape_tune.search.study import COMPLETED, FAILED, TrialRecord
+from phenoscape_tune.search.record import COMPLETED, FAILED, TrialRecord
 
 COUNTS = st.integers(1, 12)
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.priority import Stage
+from phenoscape_tune.search.record import COMPLETED, FAILED, PRUNED
 from phenoscape_tune.search.space import Parameter
-from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED, Study, read_trials
+from phenoscape_tune.search.study import Study, read_trials
 
 PARAMETERS = {
     "lr": Parameter(type="loguniform", low=1e-5, high=1e-1),

@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.layers import load_config
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.record import COMPLETED, FAILED, PRUNED
 from phenoscape_tune.search.report import (
     Agreement,
     Outcome,
@@ -26,7 +27,6 @@ from phenoscape_tune.search.report import (
 )
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.spending import Spending
-from phenoscape_tune.search.study import COMPLETED, FAILED, PRUNED
 
 COLUMNS = ["rank", "trial", "stage", "status", "epochs", "objective", "objective_sd", "seconds", "gpu_hours", "reason"]
 LABELS = ["crow", "finch", "robin"] * 30

@@ -17,9 +17,10 @@ from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.display import Display
 from phenoscape_tune.search.plan import make_plan
+from phenoscape_tune.search.record import TrialRecord
 from phenoscape_tune.search.runner import run_search
 from phenoscape_tune.search.space import build_space
-from phenoscape_tune.search.study import Study, TrialRecord
+from phenoscape_tune.search.study import Study
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ from optuna.trial import TrialState
 from strategies import ranges
 
 from phenoscape_tune.search.priority import Stage
+from phenoscape_tune.search.record import COMPLETED
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution, spread_points, start_within
 from phenoscape_tune.search.space import Parameter
-from phenoscape_tune.search.study import COMPLETED, Study
+from phenoscape_tune.search.study import Study
 
 LR = Parameter(type="loguniform", low=1e-5, high=1e-1)
 TEMPERATURE = Parameter(type="uniform", low=0.05, high=0.5)

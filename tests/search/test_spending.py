@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phenoscape_tune.search.confirm_rounds import count_slots
+from phenoscape_tune.search.record import COMPLETED, TrialRecord
 from phenoscape_tune.search.space import Budget
 from phenoscape_tune.search.spending import Spending, affordable, epoch_seconds
-from phenoscape_tune.search.study import COMPLETED, TrialRecord
 
 COUNTS = st.integers(1, 12)
 

@@ -9,7 +9,7 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.plan import Plan
-from phenoscape_tune.search.study import COMPLETED, PRUNED, TrialRecord
+from phenoscape_tune.search.record import COMPLETED, PRUNED, TrialRecord
 from phenoscape_tune.search.warm_start import read_earlier
 
 LR = {"lr": {"type": "loguniform", "low": 1e-5, "high": 1e-1}}

@@ -1,0 +1,92 @@
+"""A trial of a search: what the journal tells of it, and how its end stands there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from phenoscape_tune.evaluate.objective import trial_objective
+
+COMPLETED, PRUNED, FAILED, INFEASIBLE, RUNNING = "completed", "pruned", "failed", "infeasible", "running"
+
+STATE_OF = {
+    COMPLETED: TrialState.COMPLETE,
+    PRUNED: TrialState.PRUNED,
+    # The samplers pass over failed trials; of a pruned one with a violated constraint they learn where not to go.
+    FAILED: TrialState.PRUNED,
+    INFEASIBLE: TrialState.PRUNED,
+}
+FAILURES = "failures"  # note of a trial: times that its process died
+CONSTRAINTS = {FAILED: "training", INFEASIBLE: "memory"}  # names of what a trial violated
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as the journal has it.
+
+    Attributes:
+        name: `<stage>-<nn>-<id>`, also its folder's name.
+        values: what it was given, by configuration key: the searched values so far, of this stage and those before.
+        curve: one evaluation of the objective an epoch.
+        error: standard error of the last evaluation.
+        of, seed: in the confirmation, the trial that is repeated, and the fresh seed.
+        elapsed: seconds of the search's own time at the last report.
+        warm: it comes from an earlier search, and was not run by this one.
+        failures: times that its process died.
+    """
+
+    name: str
+    stage: str
+    number: int
+    values: dict[str, Any]
+    status: str
+    curve: tuple[float, ...] = ()
+    error: float | None = None
+    seconds: float = 0.0
+    gpus: float = 0.0
+    reason: str = ""
+    of: str | None = None
+    seed: int | None = None
+    test_objective: float | None = None
+    elapsed: float = 0.0
+    warm: bool = False
+    failures: int = 0
+    handle: tuple[str, int] = field(default=("", 0), repr=False, compare=False)
+
+    @cached_property
+    def objective(self) -> float | None:
+        """Mean of the last three evaluations; None before the first."""
+        return trial_objective(self.curve) if self.curve else None
+
+    @property
+    def ended(self) -> bool:
+        return self.status != RUNNING
+
+
+def read_record(stage: str, trial: FrozenTrial) -> TrialRecord:
+    """A trial of a stage as Optuna has it."""
+    attributes = trial.user_attrs
+    measured = attributes.get("measured", {})
+    curve = tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values))
+    return TrialRecord(
+        name=attributes["name"],
+        stage=stage,
+        number=attributes["number"],
+        values=dict(attributes["values"]),
+        status=attributes.get("status", RUNNING) if trial.state.is_finished() else RUNNING,
+        curve=curve,
+        error=measured.get("error"),
+        seconds=measured.get("seconds", 0.0),
+        gpus=attributes.get("gpus", 0.0),
+        reason=attributes.get("reason", ""),
+        of=attributes.get("of"),
+        seed=attributes.get("seed"),
+        test_objective=measured.get("test_objective"),
+        elapsed=measured.get("elapsed", 0.0),
+        warm=attributes.get("warm", False),
+        failures=attributes.get(FAILURES, 0),
+        handle=(stage, trial.number),
+    )
