@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 HISTORY = {"CHANGELOG.md", "docs/experiments.md"}
 # First words that make of `code` in a sentence a command, where more words follow.
 PROGRAMS = {
+    "python3",
     *("python", "pip", "uv", "make", "source", "export", "bash", "sh", "cd", "git", "tail", "ssh", "apt-get"),
     *("tensorboard", "optuna-dashboard", "ray", "sbatch", "srun", "scontrol", "docker", "kubectl", "nvidia-smi"),
 }

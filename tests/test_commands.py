@@ -57,8 +57,9 @@ HELD = {
     r"tail -f outputs/\S+": "tests/training/test_monitor.py::test_rows_become_scalars_and_lines",
     r"git describe": "tests/test_versions.py::test_a_checkout_is_told_by_its_commit",
     # What CI does before and beside the tests.
-    r"make (setup|lint|types|test)": ".ci/run",
+    r"make (PYTHON=\S+ )?(setup|lint|types|test)": ".ci/run",
     r"source .venv/bin/activate": "of every environment that `make setup` makes",
+    r"python3 -m venv \.venv": "`make setup` does the same",
     r"pip install .*": "`make setup` installs the same with uv; needs a package index",
     # Other machines.
     r"sbatch .*": "tests/test_deploy.py::test_a_job_near_its_time_limit_ends_in_order",

@@ -79,7 +79,7 @@ def validate(run: Run) -> Row:
     row: Row = {"val_loss": loss, "objective": score.value}
     if score.error is not None:
         row["objective_error"] = score.error
-    return row | {"rankme": rankme(features[:HELD_OUT_IMAGES]), "feature_std": feature_std(features)}
+    return row | {"rankme": rankme(features[_held_out(len(features))]), "feature_std": feature_std(features)}
 
 
 def measure(run: Run, part: np.ndarray, features: Tensor) -> Score:
@@ -88,7 +88,7 @@ def measure(run: Run, part: np.ndarray, features: Tensor) -> Score:
     if metric.views:
         return label_free_score(metric, embed_references(run, part))
     if not metric.needs_labels:
-        return label_free_score(metric, features[None, :HELD_OUT_IMAGES])
+        return label_free_score(metric, features[None, _held_out(len(features))])
     assert parts.labels is not None
     bank = parts.labelled(parts.split.train)
     labelled = parts.labels[part] >= 0
@@ -146,7 +146,7 @@ def find_neighbours(run: Run) -> tuple[np.ndarray, list[np.ndarray]]:
     """The indices of some validation images, of all classes in turn, and for each those of the nearest other specimens'
     validation images by the features h, the nearest first."""
     val, labels = run.parts.split.val, run.parts.labels
-    part = val[:: max(1, -(-len(val) // HELD_OUT_IMAGES))]  # evenly taken: (n,)
+    part = val[_held_out(len(val))]
     features = embed(run, part).cpu().numpy()  # (n, D)
     known = part if labels is None else run.parts.labelled(part)
     candidates = np.flatnonzero(np.isin(part, known)) if len(known) else np.arange(len(part))
@@ -174,7 +174,7 @@ def embed_references(run: Run, part: np.ndarray) -> Tensor:
     What is drawn follows from the search's seed alone: every trial, and every epoch, sees the same views.
     """
     run.encoder.eval()
-    held_out, seen = part[:HELD_OUT_IMAGES], []
+    held_out, seen = part[_held_out(len(part))], []
     for number, (name, count) in enumerate(run.metric.views):
         reference = reference_views(name, run.parts.images.channels, run.config.input_size)
         generator = torch.Generator().manual_seed(stream(run.reference_seed, REFERENCE_SEED, number))
@@ -188,6 +188,13 @@ def embed_references(run: Run, part: np.ndarray) -> Tensor:
         chunks = ranks.gather_shares(torch.cat(features), -(-len(held_out) // REFERENCE_CHUNK))
         seen.append(chunks.flatten(0, 1)[: len(held_out)].transpose(0, 1))  # (count, n, D)
     return torch.cat(seen)
+
+
+def _held_out(images: int) -> np.ndarray:
+    """Which of a part's images the label-free scores look at: `HELD_OUT_IMAGES` at most, taken evenly. A part is in the
+    order of its files, so that the first ones would be those of the first classes."""
+    most = min(images, HELD_OUT_IMAGES)
+    return np.arange(most) * images // max(1, most)
 
 
 def _drawn(

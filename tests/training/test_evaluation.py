@@ -105,6 +105,35 @@ def test_no_more_images_are_looked_at_than_said(tiny: Tiny, monkeypatch: pytest.
     assert HELD_OUT_IMAGES == 1000
 
 
+@pytest.mark.parametrize(("images", "most"), [(9, 3), (10, 3), (3, 3), (2, 3), (1999, 1000)])
+def test_what_is_looked_at_is_taken_evenly_from_a_part_in_the_order_of_its_classes(
+    images: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "HELD_OUT_IMAGES", most)
+    chosen = evaluation._held_out(images)
+    assert len(set(chosen.tolist())) == min(images, most)
+    assert chosen.min() == 0
+    assert images - chosen.max() <= -(-images // most) + 1
+    assert np.diff(chosen).max(initial=1) <= -(-images // most)
+
+
+def test_all_classes_are_looked_at(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(tiny(), metric="reference_contrast")
+    labels, val = run.parts.labels, run.parts.split.val
+    assert labels is not None
+    monkeypatch.setattr(evaluation, "HELD_OUT_IMAGES", len(val) // 2)
+    seen: list[int] = []
+    take = run.batches.take
+
+    def watched(indices: np.ndarray) -> torch.Tensor:
+        seen.extend(indices.tolist())
+        return take(indices)
+
+    monkeypatch.setattr(run.batches, "take", watched)
+    evaluation.embed_references(run, val)
+    assert set(labels[seen]) == set(labels[val])
+
+
 def label_few(birds: Path, tmp_path: Path, each: int) -> Path:
     """A CSV that labels `each` images of every bird."""
     path = tmp_path / "few.csv"
