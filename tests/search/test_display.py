@@ -460,7 +460,7 @@ def test_no_colours_where_none_are_wanted(variables: dict[str, str], tmp_path: P
     code, written = run_on_terminal([SHOWN, str(tmp_path / "s"), "12", "2"], 80, variables=variables)
     assert code == 0, written
     assert not COLOURS.search(written)
-    assert "stage 6 confirm" in written
+    assert "stage 7 confirm" in written
     if variables == {"TERM": "dumb"}:
         assert not CODES.search(written)
         assert len([line for line in written.splitlines() if line.startswith("stage ")]) == 6
