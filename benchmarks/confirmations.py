@@ -12,7 +12,7 @@ from typing import Any
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.confirm_rounds import worst
 from phenoscape_tune.search.record import TrialRecord
-from phenoscape_tune.search.report import Outcome, decide
+from phenoscape_tune.search.verdict import Outcome, decide
 
 
 @dataclass(frozen=True)

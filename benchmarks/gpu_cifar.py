@@ -102,7 +102,8 @@ def run_command(out: Path, script: str, *words: str) -> float:
 def search(data: Path, folder: Path, size: Size) -> dict[str, Any]:
     """Search, or go on with the search; what it found, and how long all of it took."""
     if (folder / "summary.json").is_file():  # done before
-        seconds = json.loads((folder.parent / "seconds.json").read_text(encoding="utf-8"))["tune.py"]
+        kept = folder.parent / "seconds.json"
+        seconds = json.loads(kept.read_text(encoding="utf-8")).get("tune.py") if kept.exists() else None
     elif (folder / "search.yaml").is_file():
         seconds = run_command(folder.parent, "tune.py", "--resume", "--out", str(folder))
     else:

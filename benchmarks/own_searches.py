@@ -14,9 +14,9 @@ from phenoscape_tune.evaluate.objective import Metric
 from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor, Task
 from phenoscape_tune.search.plan import make_plan
-from phenoscape_tune.search.report import Outcome, decide
 from phenoscape_tune.search.space import SearchSpace, build_space
 from phenoscape_tune.search.study import Study
+from phenoscape_tune.search.verdict import Outcome, decide
 
 GRACE, FACTOR = 3, 3
 

@@ -35,8 +35,8 @@ from surrogate import NOISES, Surrogate, read_repeats, read_rows
 
 from phenoscape_tune.evaluate.objective import METRICS, Metric
 from phenoscape_tune.search import journal
-from phenoscape_tune.search.report import Outcome
 from phenoscape_tune.search.spending import Spending
+from phenoscape_tune.search.verdict import Outcome
 
 CONCURRENT = 2
 REPLAYED = [name for name in STUDIES if f"{name}-seeds" in STUDIES]  # those whose noise was measured

@@ -5,10 +5,12 @@ Nothing heavy is imported before it is needed: a fault of the input is told befo
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,8 @@ from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import NoResult, UserError
 from phenoscape_tune.layers import set_key
 from phenoscape_tune.search.space import SearchSpace
+
+ORDERS = ("staged", "joint")
 
 
 @dataclass(frozen=True)
@@ -176,8 +180,11 @@ def tune(
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UserError(f"{key}: {value!r} is not a whole number above 0")
     for key, limit in {"hours": hours, "gpu_hours": gpu_hours}.items():
-        if limit is not None and not 0 < limit < float("inf"):
+        number = isinstance(limit, int | float) and not isinstance(limit, bool)
+        if limit is not None and not (number and 0 < limit < float("inf")):
             raise UserError(f"{key}: {limit!r} is not a number of hours above 0")
+    if order not in (None, *ORDERS):
+        raise UserError(f"order: {order!r} is none of {', '.join(ORDERS)}")
     if sum((resume, resume_or_start, overwrite)) > 1:
         raise UserError("resume, resume_or_start, overwrite: exclude each other; give one of them")
     asked = SearchRequest(
@@ -222,7 +229,10 @@ def _nested(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     """Configuration keys, dotted or nested, as one nested mapping."""
     nested: dict[str, Any] = {}
     for key, value in (overrides or {}).items():
-        set_key(nested, key, str(value) if isinstance(value, Path) else value)
+        if not isinstance(key, str):
+            raise UserError(f"overrides: {key!r} is no key; write the name of one, such as 'batch_size'")
+        # A copy: the caller's own mapping may be given further keys by a dotted one.
+        set_key(nested, key, str(value) if isinstance(value, Path) else deepcopy(value))
     return nested
 
 
@@ -241,11 +251,13 @@ def _signals_given_back() -> Iterator[None]:
 
 @contextmanager
 def _ray_given_back() -> Iterator[None]:
-    """Stop, at the end, a Ray that was started within."""
-    had = ray_runs()
+    """Stop, at the end, a Ray that was started within, and let Ray say what it said before."""
+    had, logger = ray_runs(), logging.getLogger("ray")
+    level = logger.level
     try:
         yield
     finally:
+        logger.setLevel(level)
         if not had and ray_runs():
             from phenoscape_tune.search.cluster import stop_ray
 

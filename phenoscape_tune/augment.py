@@ -187,9 +187,9 @@ class TwoViews:
                         recolour(colours, maps[v, rows].flatten(0, 1), jitters)
                         put_back(view, rgb, colours)
                     relight(view, spectra.take(numbers[v, rows].flatten()), self.channels.uv)
-        out = out.flatten(0, 1)  # (views·B, C, s, s)
-        blur(out, parameters.sigma, parameters.blur, max(1, int(self.kernel_size * s) // 2))
-        degrade(out, spectra, self.fill)
+            out = out.flatten(0, 1)  # (views·B, C, s, s)
+            blur(out, parameters.sigma, parameters.blur, max(1, int(self.kernel_size * s) // 2))
+            degrade(out, spectra, self.fill)
         return out
 
 

@@ -103,6 +103,6 @@ def fused_kernels(shares: tuple[float, float, float]) -> Kernels | None:
         kernels.mix(kernels.mix_and_turn(probe.unbind(), one, torch.zeros(1, device="cuda")), one)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        log.info("colour steps are not fused on this GPU (%s): the views take longer, and are the same", reason)
+        log.info("colour steps are not fused on this GPU (%s): the views take longer", reason)
         return None
     return kernels

@@ -111,6 +111,9 @@ def test_a_gpu_draws_the_views_of_a_cpu(size: int) -> None:
     transform = build_views(TransformsConfig(cj_strength=1.0), RGB, size)
     images = torch.randint(0, 256, (8, 3, 36, 36), dtype=torch.uint8)
     drawn = transform.draw(8, 36, 36, torch.Generator().manual_seed(0))
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        half = transform.apply(images.cuda(), drawn)
+    torch.testing.assert_close(half, transform.apply(images.cuda(), drawn), rtol=0, atol=1e-6)
     torch.testing.assert_close(
         transform.apply(images.cuda(), drawn).cpu(), transform.apply(images, drawn), rtol=0, atol=5e-5
     )

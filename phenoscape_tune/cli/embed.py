@@ -108,7 +108,10 @@ def _embed(argv: Sequence[str]) -> int:
     formats = _formats(args.format)
     data_dir, overrides = _sort_words(args.words)
     path = find_checkpoint(Path(args.checkpoint).expanduser().absolute())
-    name = path.parent.parent.name if path.parent.name == "checkpoints" else path.stem
+    run = path.parent.parent if path.parent.name == "checkpoints" else None
+    name = path.stem if run is None else run.name
+    if run is not None and name == "best":  # the winner of a search: each search has one
+        name = f"{run.parent.name}-best"
     folder = Path(f"outputs/{name}-embeddings" + (f"-{Path(data_dir).resolve().name}" if data_dir else ""))
     folder = (Path(args.out).expanduser() if args.out else folder).absolute()
     check_folder(folder, FILES, args.overwrite, "choose another one with --out")

@@ -69,7 +69,8 @@ def resolve_search(asked: SearchRequest) -> tuple[SearchSpace, TrainConfig, int]
     if asked.no_confirm:
         changes["confirm"] = None
     # key=value beats the space file's budget, a flag beats both.
-    length = asked.max_epochs or asked.overrides.get("max_epochs") or budget.max_epochs or config.max_epochs
+    said = config.max_epochs if "max_epochs" in asked.overrides else budget.max_epochs
+    length = asked.max_epochs or said or config.max_epochs
     space = space.model_copy(update=changes)
     if faults := share_faults(space):  # of the order that a flag chose
         raise UserError("\n".join(f"{named}: {fault}" for fault in faults))

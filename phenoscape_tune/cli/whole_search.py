@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from phenoscape_tune.search.conductor import Conductor
     from phenoscape_tune.search.plan import Plan
     from phenoscape_tune.search.record import TrialRecord
-    from phenoscape_tune.search.report import Outcome
+    from phenoscape_tune.search.verdict import Outcome
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,11 @@ def _resume(asked: SearchRequest, folder: Path) -> Found:
             told = (folder / "summary.json").exists()
             with Mirror(None, folder) if told else open_mirror(conductor) as mirror:
                 return finish(conductor, mirror)
+        if (folder / "summary.json").exists():
+            raise UserError(
+                f"{folder}: was finished by an earlier version, which gave its stages other numbers of trials; its "
+                "result stands there (report.html, best.yaml) and is left as it is; start a new one for more (--name)"
+            )
         _, parts, channels = look_at_data(plan.space, base, plan.rungs.max_epochs, folder, asked.quiet)
         if parts.fingerprint != fingerprint:
             raise UserError(
@@ -177,15 +182,19 @@ def _run(asked: SearchRequest, plan: Plan, devices: Devices, warm: Sequence[Tria
             ended = False
         if not ended:
             raise Interrupted(advice)
-        return finish(conductor, mirror)
+        try:
+            return finish(conductor, mirror)
+        except KeyboardInterrupt:
+            raise Interrupted(advice) from None
 
 
 def finish(conductor: Conductor, mirror: Mirror) -> Found:
     """Decide, and write what is found, once; a finished search is left as it stands."""
-    from phenoscape_tune.search.report import decide, write_best, write_leaderboard, write_summary
+    from phenoscape_tune.search.report import write_best, write_leaderboard, write_summary
     from phenoscape_tune.search.report_page import write_report
     from phenoscape_tune.search.retention import Retention
     from phenoscape_tune.search.tensorboard import write_pictures
+    from phenoscape_tune.search.verdict import decide
 
     outcome = decide(conductor)
     # A finished search is shown as it ended: what was deleted since must not weaken what stands there.

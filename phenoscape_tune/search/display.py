@@ -20,7 +20,7 @@ from phenoscape_tune.search.marks import derived_keys, short, stage_before, tell
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, RECHECK, REFINE, Stage
 from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
-from phenoscape_tune.search.report import Outcome, outcome_edges
+from phenoscape_tune.search.verdict import Outcome, outcome_edges
 from phenoscape_tune.terminal import open_console
 
 if TYPE_CHECKING:  # the search's driver must not pay for torch

@@ -31,9 +31,10 @@ from phenoscape_tune.search.marks import (
 from phenoscape_tune.search.markup import Page, bullets, folded, legend, paragraphs, table, text
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, Stage
 from phenoscape_tune.search.record import FAILED, INFEASIBLE
-from phenoscape_tune.search.report import INTERRUPTED, Outcome, early_agreement, planned_budget, used_budget
+from phenoscape_tune.search.report import INTERRUPTED, early_agreement, planned_budget, used_budget
 from phenoscape_tune.search.result_figures import capacity_figure, coordinates_figure, importance_figure
 from phenoscape_tune.search.result_section import result_section, train_command
+from phenoscape_tune.search.verdict import Outcome
 from phenoscape_tune.versions import versions
 
 FILE = "report.html"

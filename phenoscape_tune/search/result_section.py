@@ -13,8 +13,9 @@ from phenoscape_tune.search.marks import stage_before, stage_winner, status_of, 
 from phenoscape_tune.search.markup import Page, bullets, number, paragraphs, table, text
 from phenoscape_tune.search.priority import CONFIRM
 from phenoscape_tune.search.record import COMPLETED, PRUNED
-from phenoscape_tune.search.report import Outcome, grid_cost, used_budget
+from phenoscape_tune.search.report import grid_cost, used_budget
 from phenoscape_tune.search.result_figures import confirmation_figures
+from phenoscape_tune.search.verdict import Outcome
 
 
 def train_command(conductor: Conductor) -> str:

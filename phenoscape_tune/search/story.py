@@ -33,8 +33,9 @@ from phenoscape_tune.search.priority import (
     Stage,
 )
 from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
-from phenoscape_tune.search.report import INTERRUPTED, Agreement, Outcome, early_agreement, outcome_edges
+from phenoscape_tune.search.report import INTERRUPTED, Agreement, early_agreement
 from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.verdict import Outcome, outcome_edges
 
 STAGE_TITLES = {
     DEFAULTS: "your configuration as it stands",

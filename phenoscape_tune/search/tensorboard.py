@@ -42,8 +42,8 @@ from phenoscape_tune.search.marks import short
 from phenoscape_tune.search.pictures import HEIGHT, WIDTH, stage_pictures
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import Stage
-from phenoscape_tune.search.report import Outcome
 from phenoscape_tune.search.study import confirm_stage
+from phenoscape_tune.search.verdict import Outcome
 from phenoscape_tune.training.board import VIEWS, stage_tag, tag_of
 
 # Losses are no columns: they fall with the temperature, and must not rank trials.

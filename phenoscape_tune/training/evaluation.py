@@ -118,7 +118,7 @@ def measure_validation(run: Run, features: Tensor) -> Score:
 def test(run: Run) -> Row:
     """The objective on the test part, which no choice was made on; a line a specimen goes to `test_scores.csv`."""
     part = run.parts.split.test
-    measured = run.parts.labelled(part) if run.metric.needs_labels else part
+    measured = run.parts.labelled(part) if run.metric.needs_labels else part[_held_out(len(part))]
     bank = run.parts.labelled(run.parts.split.train)
     if not len(measured) or (run.metric.needs_labels and not len(bank)):
         return {}
@@ -134,7 +134,7 @@ def test(run: Run) -> Row:
     with (run.folder / "test_scores.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["filename", "group", "label", "predicted", "score"])
-        for i, (index, value) in enumerate(zip(measured, score.specimens, strict=False)):
+        for i, (index, value) in enumerate(zip(measured, score.specimens, strict=True)):
             # The gain is balanced over what stands there: a score that needs no labels is not.
             label = classes[labels[index]] if labels is not None and run.metric.needs_labels else ""
             predicted = classes[score.predicted[i]] if score.predicted is not None else ""

@@ -13,9 +13,9 @@ from phenoscape_tune.evaluate.objective import METRICS
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.plan import make_plan
 from phenoscape_tune.search.record import COMPLETED, TrialRecord
-from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.space import build_space
 from phenoscape_tune.search.study import Study
+from phenoscape_tune.search.verdict import decide
 
 NAMES = ("base", "a", "b", "c")
 

@@ -76,6 +76,19 @@ def test_a_search_is_told_from_a_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "is a search's folder; train its winner" in capsys.readouterr().err
 
 
+def test_the_winners_of_two_searches_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "outputs" / "lr_temp" / "best" / "checkpoints" / "best.ckpt"
+    folder = tmp_path / "outputs" / "lr_temp-best-embeddings"
+    for path in (checkpoint, folder / "embeddings.csv"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert run(checkpoint.parents[1]) == 2
+    assert f"{folder}: exists already" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_runs_own_images(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

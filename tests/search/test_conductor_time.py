@@ -16,10 +16,10 @@ from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.display import describe_outcome
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.record import COMPLETED, PRUNED
-from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.spending import Spending
 from phenoscape_tune.search.study import read_trials
+from phenoscape_tune.search.verdict import decide
 
 EPOCH = 100.0  # seconds
 TRIAL = EPOCHS * EPOCH / 3600  # hours

@@ -17,10 +17,11 @@ from rich.console import Console
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.display import Display, describe_capacity, describe_outcome, describe_plan, format_value
-from phenoscape_tune.search.report import Outcome, decide, write_best
+from phenoscape_tune.search.report import write_best
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.space import load_space
 from phenoscape_tune.search.spending import Spending
+from phenoscape_tune.search.verdict import Outcome, decide
 from phenoscape_tune.training.capacity import Capacity
 
 # The plan
@@ -463,7 +464,7 @@ def test_no_colours_where_none_are_wanted(variables: dict[str, str], tmp_path: P
     assert "stage 7 confirm" in written
     if variables == {"TERM": "dumb"}:
         assert not CODES.search(written)
-        assert len([line for line in written.splitlines() if line.startswith("stage ")]) == 6
+        assert len([line for line in written.splitlines() if line.startswith("stage ")]) == 8
 
 
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1"}])

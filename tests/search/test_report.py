@@ -17,8 +17,6 @@ from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.record import COMPLETED, FAILED, PRUNED
 from phenoscape_tune.search.report import (
     Agreement,
-    Outcome,
-    decide,
     early_agreement,
     grid_cost,
     write_best,
@@ -27,6 +25,7 @@ from phenoscape_tune.search.report import (
 )
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.spending import Spending
+from phenoscape_tune.search.verdict import Outcome, decide
 
 COLUMNS = ["rank", "trial", "stage", "status", "epochs", "objective", "objective_sd", "seconds", "gpu_hours", "reason"]
 LABELS = ["crow", "finch", "robin"] * 30

@@ -23,10 +23,11 @@ from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.record import COMPLETED, PRUNED
-from phenoscape_tune.search.report import Outcome, decide, write_best, write_leaderboard, write_summary
+from phenoscape_tune.search.report import write_best, write_leaderboard, write_summary
 from phenoscape_tune.search.report_page import build_report, write_report
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.spending import Spending
+from phenoscape_tune.search.verdict import Outcome, decide
 from phenoscape_tune.training.capacity import Capacity
 
 SECTIONS = ["result", "stages", "curves", "importances", "coordinates", "failures", "configuration", "train", "details"]

@@ -15,8 +15,8 @@ from phenoscape_tune.config import build_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import CANDIDATES
 from phenoscape_tune.search.record import TrialRecord
-from phenoscape_tune.search.report import decide
 from phenoscape_tune.search.retention import Retention, kept_at_most
+from phenoscape_tune.search.verdict import decide
 from phenoscape_tune.training.uploads import FETCHED
 from phenoscape_tune.yaml_file import dump_mapping
 

@@ -19,9 +19,10 @@ from torch.utils.tensorboard import SummaryWriter
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import NoSpaceLeft
 from phenoscape_tune.search.conductor import Conductor
-from phenoscape_tune.search.report import decide, write_best
+from phenoscape_tune.search.report import write_best
 from phenoscape_tune.search.space import load_space
 from phenoscape_tune.search.tensorboard import describe_result, write_experiment, write_pictures
+from phenoscape_tune.search.verdict import decide
 from phenoscape_tune.training.board import VIEWS, stage_tag, tag_of
 
 

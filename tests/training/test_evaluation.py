@@ -117,6 +117,25 @@ def test_what_is_looked_at_is_taken_evenly_from_a_part_in_the_order_of_its_class
     assert np.diff(chosen).max(initial=1) <= -(-images // most)
 
 
+def test_the_scores_of_a_large_test_part_stand_beside_their_own_images(
+    tiny: Tiny, birds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "HELD_OUT_IMAGES", 5)
+    config = tiny(val_fraction=0.3, test_fraction=0.3)
+    looked_at: list[np.ndarray] = []
+    embed_references = evaluation.embed_references
+
+    def watched(run: Run, part: np.ndarray) -> torch.Tensor:
+        looked_at.append(part[evaluation._held_out(len(part))])
+        return embed_references(run, part)
+
+    monkeypatch.setattr(evaluation, "embed_references", watched)
+    train(config, test=True, metric="reference_contrast")
+    names = open_parts(config).images.specimens.names
+    assert [row["filename"] for row in read(config)] == [names[i] for i in looked_at[-1]]
+    assert len({Path(row["filename"]).parent for row in read(config)}) == 3  # all classes
+
+
 def test_all_classes_are_looked_at(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     run = open_run(tiny(), metric="reference_contrast")
     labels, val = run.parts.labels, run.parts.split.val
