@@ -26,6 +26,9 @@ def describe_fault(fault: ErrorDetails, known: Mapping[str, Any]) -> str:
         location.pop()
         key = ".".join(location)
     value = fault["input"]
+    if fault["type"] == "extra_forbidden" and key in known:  # dotted, as on the command line and in a space file
+        *outer, last = key.split(".")
+        return f"{key}: here it stands within another key: write {'.'.join(outer)}: {{{last}: {value}}}"
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key; {nearest(key, known)}"
     message = fault["msg"].removeprefix("Value error, ")

@@ -32,6 +32,11 @@ def test_an_unknown_key_names_the_nearest(misspelt: str, meant: str) -> None:
 
 def test_an_unknown_nested_key_names_the_nearest() -> None:
     message = refusal({"transforms": {"cj_stength": 1}, "early_stopping": {"patients": 3}})
+    dotted = refusal({"transforms.cj_strength": 0.8})
+    assert (
+        dotted
+        == "my.yaml: transforms.cj_strength: here it stands within another key: write transforms: {cj_strength: 0.8}"
+    )
     assert "my.yaml: transforms.cj_stength: unknown key; did you mean 'transforms.cj_strength'?" in message
     assert "my.yaml: early_stopping.patients: unknown key; did you mean 'early_stopping.patience'?" in message
 

@@ -286,8 +286,8 @@ class _Waiting(_NotSaved, tune.Callback):
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """Keep Tune from telling, within, of the files that it has of each trial elsewhere: here the study has them. A Ray
-    that the caller started, or `-v`, says all that it has to say."""
+    """Keep Tune from telling, within, of the files that it has of each trial elsewhere: here the study has them. What
+    Ray says besides is not touched."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     try:
