@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 RESULTS = record.RESULTS / "gpu_cifar.json"
 HERE = Path(__file__).parent
+SECONDS = "seconds.json"
 VOTES = {"k=20, T=0.07": (20, 0.07), "k=200, T=0.1": (200, 0.1)}
 REFERENCE = {"from": 0.828, "to": 0.848, "what": "lightly's tables, 200 epochs, k=200, T=0.1, best epoch"}
 TINY = ("backbone=test_resnet.r160_in1k", "stem=standard", "batch_size=32", "lr=0.03", "accelerator=cpu")
@@ -77,6 +78,12 @@ def link_part(source: Path, target: Path, most: int) -> Path:
     return target
 
 
+def seconds_taken(out: Path) -> dict[str, float]:
+    """By script, what its commands in `out` have taken so far; nothing where that was not told."""
+    kept = out / SECONDS
+    return dict(json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else {}
+
+
 def run_command(out: Path, script: str, *words: str) -> float:
     """One of the project's commands. Ends this script with its exit code where that is not 0.
 
@@ -84,8 +91,7 @@ def run_command(out: Path, script: str, *words: str) -> float:
     """
     command = [sys.executable, str(HERE.parent / "scripts" / script), *words]
     print("$ python", " ".join([f"scripts/{script}", *words]), flush=True)
-    kept = out / "seconds.json"
-    taken = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    taken = seconds_taken(out)
     before, started = taken.get(script, 0.0), time.monotonic()
     running = subprocess.Popen(command)
     code: int | None = None
@@ -93,17 +99,16 @@ def run_command(out: Path, script: str, *words: str) -> float:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = running.wait(timeout=1)
         taken[script] = round(before + time.monotonic() - started, 1)
-        write_whole(kept, json.dumps(taken))
+        write_whole(out / SECONDS, json.dumps(taken))
     if code:
         raise SystemExit(code)
-    return float(taken[script])
+    return taken[script]
 
 
 def search(data: Path, folder: Path, size: Size) -> dict[str, Any]:
     """Search, or go on with the search; what it found, and how long all of it took."""
     if (folder / "summary.json").is_file():  # done before
-        kept = folder.parent / "seconds.json"
-        seconds = json.loads(kept.read_text(encoding="utf-8")).get("tune.py") if kept.exists() else None
+        seconds = seconds_taken(folder.parent).get("tune.py")
     elif (folder / "search.yaml").is_file():
         seconds = run_command(folder.parent, "tune.py", "--resume", "--out", str(folder))
     else:

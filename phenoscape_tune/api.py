@@ -13,16 +13,14 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from phenoscape_tune.cli.devices import ray_runs
 from phenoscape_tune.cli.request import RunRequest, SearchRequest
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import NoResult, UserError
 from phenoscape_tune.layers import set_key
-from phenoscape_tune.search.space import SearchSpace
-
-ORDERS = ("staged", "joint")
+from phenoscape_tune.search.space import Order, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def tune(
     overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
     out: str | Path | None = None,
-    order: Literal["staged", "joint"] | None = None,
+    order: Order | None = None,
     trials: int | None = None,
     max_epochs: int | None = None,
     hours: float | None = None,
@@ -183,8 +181,8 @@ def tune(
         number = isinstance(limit, int | float) and not isinstance(limit, bool)
         if limit is not None and not (number and 0 < limit < float("inf")):
             raise UserError(f"{key}: {limit!r} is not a number of hours above 0")
-    if order not in (None, *ORDERS):
-        raise UserError(f"order: {order!r} is none of {', '.join(ORDERS)}")
+    if order not in (None, *get_args(Order)):
+        raise UserError(f"order: {order!r} is none of {', '.join(get_args(Order))}")
     if sum((resume, resume_or_start, overwrite)) > 1:
         raise UserError("resume, resume_or_start, overwrite: exclude each other; give one of them")
     asked = SearchRequest(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.layers import parse_overrides
-from phenoscape_tune.search.space import SearchSpace
+from phenoscape_tune.search.space import Order, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class SearchRequest:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     name: str | None = None
     out: str | None = None
-    order: Literal["staged", "joint"] | None = None
+    order: Order | None = None
     trials: int | None = None
     max_epochs: int | None = None
     hours: float | None = None

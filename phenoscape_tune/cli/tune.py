@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
 from phenoscape_tune.cli.common import DONE, OTHER_FAULT, run_command
 from phenoscape_tune.cli.doctor import examine
 from phenoscape_tune.cli.request import SearchRequest, request_of
 from phenoscape_tune.cli.whole_search import preview, search
+from phenoscape_tune.search.space import Order
 from phenoscape_tune.terminal import show_lines
 
 
@@ -23,9 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE", help="base configuration: a path, or a name in configs/")
     parser.add_argument("--name", help="name of the search (default: the space file's)")
     parser.add_argument("--out", metavar="DIR", help="folder of the search (default: outputs/<name>)")
-    parser.add_argument(
-        "--order", choices=("staged", "joint"), help="stage by stage as documented, or all keys at once"
-    )
+    parser.add_argument("--order", choices=get_args(Order), help="stage by stage as documented, or all keys at once")
     parser.add_argument("--trials", type=_positive, metavar="N", help="trials to start, confirmations not counted")
     parser.add_argument("--max-epochs", type=_positive, metavar="N", help="length of a trial")
     parser.add_argument("--hours", type=_time, metavar="H", help="wall time, confirmation included")

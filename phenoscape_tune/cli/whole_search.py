@@ -178,14 +178,11 @@ def _run(asked: SearchRequest, plan: Plan, devices: Devices, warm: Sequence[Tria
                     conductor, display, devices.concurrent, devices.cpus, devices.gpus, advice=advice,
                     mirror=mirror, joined=devices.joined,
                 )  # fmt: skip
-        except KeyboardInterrupt:
-            ended = False
-        if not ended:
-            raise Interrupted(advice)
-        try:
-            return finish(conductor, mirror)
+            if ended:
+                return finish(conductor, mirror)
         except KeyboardInterrupt:
             raise Interrupted(advice) from None
+        raise Interrupted(advice)
 
 
 def finish(conductor: Conductor, mirror: Mirror) -> Found:

@@ -45,7 +45,7 @@ def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int, m
     for stage in plan.stages:
         keys = ", ".join(stage.keys) or "none (the configuration as it is)"
         remark = f" ({_REMARKS[stage.name]})" if stage.name in _REMARKS and plan.space.order == "staged" else ""
-        lines.append(f"stage {stage.number} {stage.name}: {keys}; {_count(stage.trials, 'trial')}{remark}")
+        lines.append(f"stage {stage.label}: {keys}; {_count(stage.trials, 'trial')}{remark}")
     if plan.confirmations:
         dropping = ", after each seed without the worst" if plan.drop and plan.top_k > 1 and plan.repeats > 1 else ""
         lines.append(
@@ -244,7 +244,7 @@ class Display:
 
     def _stage_title(self, stage: Stage) -> str:
         keys = "the best and the defaults with fresh seeds" if stage.name == CONFIRM else ", ".join(stage.keys)
-        return f"stage {stage.number} {stage.name}: {keys or 'the configuration as it is'}"
+        return f"stage {stage.label}: {keys or 'the configuration as it is'}"
 
     def _line(self, record: TrialRecord) -> str:
         objective = "" if record.objective is None else f" objective {record.objective:.3f}"

@@ -38,7 +38,7 @@ class Stage:
 
     @property
     def label(self) -> str:
-        """What TensorBoard calls it, in whose alphabetical order the stages stay in theirs."""
+        """What people are told of it: `1 lr`. In TensorBoard's alphabetical order the stages stay in theirs."""
         return f"{self.number} {self.name}"
 
 

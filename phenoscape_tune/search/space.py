@@ -229,6 +229,9 @@ class Confirm(_Keys):
     drop: bool = False  # after each seed, go on without the worst candidate (confirm_rounds.py)
 
 
+Order = Literal["staged", "joint"]
+
+
 class SearchSpace(_Keys):
     """A search: what to vary and how long; the keys of a search-space file, by name.
 
@@ -248,7 +251,7 @@ class SearchSpace(_Keys):
         __init__.__pydantic_base_init__ = True  # what pydantic validates by itself does not come this way
 
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
-    order: Literal["staged", "joint"] = "staged"
+    order: Order = "staged"
     extend: bool = False  # widen a stage's range, once, where its winner stands at the edge
     refine: bool = False  # end a staged search with a joint stage around the winner
     objective: Objective = Field(default_factory=Objective)

@@ -152,7 +152,7 @@ def write_pictures(conductor: Conductor, outcome: Outcome | None) -> None:
         values += _configuration(conductor, outcome) + _winners_pictures(conductor, outcome)
     for stage in conductor.stages:
         for key, png in stage_pictures(conductor, stage):
-            values.append(_image(f"stage {stage.number} {stage.name}/{key}", png, WIDTH, HEIGHT))
+            values.append(_image(f"stage {stage.label}/{key}", png, WIDTH, HEIGHT))
     _write(conductor.plan, values, step=1)
 
 

@@ -1,7 +1,8 @@
+import itertools
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.journal import JournalLock
+from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.sampler import derive_seed
@@ -554,6 +556,12 @@ def test_before_the_confirmation_there_are_no_rounds(tmp_path: Path) -> None:
     assert open_conductor(make_plan(tmp_path, **DROPPING)).rounds == []
 
 
+def run_and_stop(plan: Plan, stops: Sequence[int], objective: Objective = learn) -> None:
+    """Run a search, one trial after the other, stopped after each of so many reports in all, in rising order."""
+    for before, stop in itertools.pairwise([0, *stops]):
+        Driver(open_conductor(plan), objective, concurrent=1).run(stop - before)
+
+
 @pytest.fixture(scope="module")
 def dropping(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
     """A search that drops candidates, run one trial after the other without a stop, and its reports."""
@@ -570,10 +578,8 @@ def test_a_dropping_confirmation_stopped_anywhere_ends_as_an_unbroken_one(
     before = reports - 9 * EPOCHS  # of the search; of the confirmation each trial runs to its end
     stops = data.draw(st.lists(st.integers(before, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
     with tempfile.TemporaryDirectory() as folder:
-        plan, done = make_plan(Path(folder), **DROPPING), 0
-        for stop in stops:
-            Driver(open_conductor(plan), unsteady, concurrent=1).run(stop - done)
-            done = stop
+        plan = make_plan(Path(folder), **DROPPING)
+        run_and_stop(plan, stops, unsteady)
         conductor = open_conductor(plan)
         assert not conductor.settle()
         Driver(conductor, unsteady, concurrent=1).run()
@@ -601,10 +607,7 @@ def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
     stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(Path(folder))
-        done = 0
-        for stop in stops:
-            Driver(open_conductor(plan), concurrent=1).run(stop - done)
-            done = stop
+        run_and_stop(plan, stops)
         driver = Driver(open_conductor(plan), concurrent=1)
         conductor = driver.run()
         assert conductor.done
@@ -666,13 +669,10 @@ def test_an_eventful_search_stopped_anywhere_ends_as_an_unbroken_one(
     stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=2, unique=True).map(sorted))
     with tempfile.TemporaryDirectory() as folder:
         plan = make_plan(Path(folder), **FULL)
-        done = 0
-        for stop in stops:
-            Driver(open_conductor(plan), eventful, concurrent=1).run(stop - done)
-            done = stop
+        run_and_stop(plan, stops, eventful)
         conductor = open_conductor(plan)
         settled = conductor.settle()  # as a resume does
-        assert not settled or done == reports
+        assert not settled or stops[-1] == reports
         Driver(conductor, eventful, concurrent=1).run()
         assert conductor.done
         assert conductor.records() == expected.records()
