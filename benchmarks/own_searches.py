@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pasha import PashaConductor
 from surrogate import AVERAGED, KEYS, Surrogate
 
 from phenoscape_tune.config import TrainConfig, build_config
@@ -31,7 +30,6 @@ class OwnSearch:
         trials: its budget.
         seed: of this search.
         folder: for its journal.
-        pasha: whether PASHA's rule ends trials.
     """
 
     def __init__(
@@ -42,19 +40,18 @@ class OwnSearch:
         trials: int,
         seed: int,
         folder: Path,
-        pasha: bool = False,
     ) -> None:
         space = build_space({
             "parameters": surrogate.parameters,
-            "scheduler": {"grace_epochs": GRACE, "reduction_factor": FACTOR},
             "budget": {"trials": trials},
             "confirm": {"top_k": 3, "seeds": 3},
             **chosen,
+            "scheduler": {"grace_epochs": GRACE, "reduction_factor": FACTOR, **chosen.get("scheduler", {})},
         })  # fmt: skip
         base = build_config({"seed": seed * 100, "max_epochs": surrogate.epochs})
         plan = make_plan(space, base, surrogate.epochs, folder, metric)
         known = Study(plan.folder / "study.journal", space.parameters, plan.seed, metric.higher_is_better)
-        self.conductor = (PashaConductor if pasha else Conductor)(plan, known)
+        self.conductor = Conductor(plan, known)
         self.space: SearchSpace = space
         self._surrogate = surrogate
         self._tasks: dict[str, Task] = {}

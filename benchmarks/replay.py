@@ -60,7 +60,6 @@ class Strategy:
 
     name: str
     space: dict[str, Any] | None = None
-    pasha: bool = False
     peer: dict[str, Any] | None = None
 
 
@@ -74,7 +73,7 @@ STRATEGIES = {
     strategy.name: strategy
     for strategy in (
         *(Strategy(name, space) for name, space in ORDERS.items()),
-        *(Strategy(f"{name}, PASHA", space, pasha=True) for name, space in ORDERS.items()),
+        *(Strategy(f"{name}, PASHA", {**space, "scheduler": {"pasha": True}}) for name, space in ORDERS.items()),
         Strategy("random", peer={}),
         Strategy("random + ASHA", peer=WITH_ASHA),
         Strategy("TPE", peer={"tpe": True}),
@@ -128,7 +127,7 @@ class Clock:
 def own_search(surrogate: Surrogate, metric: Metric, strategy: Strategy, trials: int, seed: int) -> dict[str, Any]:
     """One search of the project, replayed: its moments, and what it said of its gain."""
     with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
-        search = OwnSearch(surrogate, metric, strategy.space or {}, trials, seed, Path(folder), strategy.pasha)
+        search = OwnSearch(surrogate, metric, strategy.space or {}, trials, seed, Path(folder))
         clock = Clock(surrogate)
         search.conductor.spending = Spending(search.space.budget, CONCURRENT, 0.0, clock=lambda: clock.now)
         moments = list(clock.run(search))

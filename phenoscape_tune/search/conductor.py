@@ -13,10 +13,11 @@ from typing import Any
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.evaluate.objective import collapsed
+from phenoscape_tune.search.ceiling import next_ceiling
 from phenoscape_tune.search.confirm_rounds import count_slots, worst
-from phenoscape_tune.search.course import DROPPED, ENDED_BY, FLOOR, WIDENED, Course
+from phenoscape_tune.search.course import CEILING, DROPPED, ENDED_BY, FLOOR, WIDENED, Course
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, Stage
-from phenoscape_tune.search.record import COMPLETED, FAILED, FAILURES, INFEASIBLE, PRUNED, TrialRecord
+from phenoscape_tune.search.record import CAPPED, COMPLETED, FAILED, FAILURES, INFEASIBLE, PRUNED, TrialRecord
 from phenoscape_tune.search.sampler import derive_seed
 from phenoscape_tune.search.spending import RESERVE, Spending, affordable, epoch_seconds
 from phenoscape_tune.search.study import confirm_stage
@@ -136,7 +137,7 @@ class Conductor(Course):
             return False
         if self._goes_on(record):
             return True
-        self._end(record, PRUNED, self._pruned_reason(record))
+        self._end(record, *self._stopped(record))
         return False
 
     def fail(self, name: str, reason: str, status: str = FAILED) -> None:
@@ -197,19 +198,35 @@ class Conductor(Course):
             if len(record.curve) >= self.plan.rungs.max_epochs:
                 self.study.tell(record, COMPLETED)
             elif not self._goes_on(record):
-                self.study.tell(record, PRUNED, self._pruned_reason(record))
+                self.study.tell(record, *self._stopped(record))
 
     def _goes_on(self, record: TrialRecord) -> bool:
+        self._raise_ceiling(record)
+        if self.is_exempt(record):
+            return True
         upwards = self.plan.objective.higher_is_better
-        return self.is_exempt(record) or self.plan.rungs.goes_on(record.curve, self._others(record), upwards)
+        below = len(record.curve) < self.ceiling(self._stage)
+        return below and self.plan.rungs.goes_on(record.curve, self._others(record), upwards)
+
+    def _raise_ceiling(self, record: TrialRecord) -> None:
+        """Raise the stage's ceiling where a trial that reached it shows that the ranking still changes (PASHA)."""
+        ceiling, rungs = self.ceiling(self._stage), self.plan.rungs
+        if ceiling < rungs.max_epochs and len(record.curve) >= ceiling:
+            higher = next_ceiling(rungs, ceiling, [record.curve, *self._others(record)], self.plan.objective.sign)
+            if higher > ceiling:
+                self.study.set_note(self._stage, CEILING, higher)
 
     def _collapsed(self, row: Mapping[str, Any]) -> bool:
         """From the first rung on, and at the end: a network may still leave the collapsed state of its first steps."""
         first = min(self.plan.rungs.grace, self.plan.rungs.max_epochs)
         return "feature_std" in row and row["epoch"] >= first and collapsed(row["feature_std"])
 
-    def _pruned_reason(self, record: TrialRecord) -> str:
-        return f"not among the best 1/{self.plan.rungs.factor} at epoch {len(record.curve)}"
+    def _stopped(self, record: TrialRecord) -> tuple[str, str]:
+        """Status and reason of a trial that does not go on."""
+        epoch = len(record.curve)
+        if epoch >= self.ceiling(self._stage):
+            return CAPPED, f"the ceiling was epoch {epoch}: the ranking had not changed since the rung before"
+        return PRUNED, f"not among the best 1/{self.plan.rungs.factor} at epoch {epoch}"
 
     def is_exempt(self, record: TrialRecord) -> bool:
         """Confirmations, and one random trial a stage, run to the end: early and final ranks can then be compared."""

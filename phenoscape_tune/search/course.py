@@ -6,17 +6,19 @@ Follows from the study alone. What runs within a stage, and when it ends, is `co
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.layers import get_key, set_key
+from phenoscape_tune.search.ceiling import first_ceiling
 from phenoscape_tune.search.confirm_rounds import count_repeats
 from phenoscape_tune.search.edges import widen
 from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
-from phenoscape_tune.search.record import COMPLETED, TrialRecord
+from phenoscape_tune.search.record import CAPPED, COMPLETED, PRUNED, TrialRecord
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import Study, confirm_stage
 from phenoscape_tune.settling import vary
@@ -26,7 +28,7 @@ from phenoscape_tune.storage import join_url
 # kept back for a range that proves too narrow.
 RECHECKED_SHARE, REFINED_SHARE, WIDENED_SHARE = 0.25, 0.6, 1 / 3
 # Notes of a stage in the journal.
-WIDENED, ENDED_BY, FLOOR = "widened", "ended_by", "floor"
+WIDENED, ENDED_BY, FLOOR, CEILING = "widened", "ended_by", "floor", "ceiling"
 CANDIDATES, REPEATS, DROPPED, WARM = "candidates", "repeats", "dropped", "warm"
 
 
@@ -88,10 +90,47 @@ class Course:
         return sum(max(0, stage.trials - len(self.study.trials(stage))) for stage in self._stages[len(self.winners) :])
 
     def ranked(self) -> list[TrialRecord]:
-        """Completed trials of all stages but the confirmation, best first."""
+        """The comparable trials of all stages but the confirmation, best first."""
         # By name: a trial of an earlier search may be told to several stages.
         records = {record.name: record for stage in self._stages for record in self._known(stage)}
-        return sorted((r for r in records.values() if r.status == COMPLETED), key=self._loss)
+        return self.comparable(records.values())
+
+    def before(self, stage: Stage) -> TrialRecord | None:
+        """The best trial before a stage, around which it searches."""
+        index = [each.name for each in self.stages].index(stage.name)
+        return self.winners[index - 1] if 0 < index <= len(self.winners) else None
+
+    def ceiling(self, stage: Stage) -> int:
+        """Epochs at which a stage's trials end: all that a trial has, or fewer by PASHA's rule."""
+        if not self.plan.space.scheduler.pasha or stage.name in (DEFAULTS, CONFIRM):
+            return self.plan.rungs.max_epochs
+        return self.study.get_note(stage, CEILING) or first_ceiling(self.plan.rungs)
+
+    def compared_at(self, stage: Stage | None = None) -> int:
+        """Epochs at which the trials of a stage, and the best before it, are compared; None: those of all stages."""
+        if stage is not None:
+            before = self.before(stage)
+            return min([self.ceiling(stage), *([len(before.curve)] if before is not None else [])])
+        return min(self.ceiling(each) for each in self._stages if each.name == DEFAULTS or self._known(each))
+
+    def comparable(self, records: Iterable[TrialRecord], stage: Stage | None = None) -> list[TrialRecord]:
+        """Those of some trials that are compared in a stage, or over all stages, best first: the completed ones, or by
+        PASHA's rule all that reached the epochs at which that is done."""
+        if not self.plan.space.scheduler.pasha:
+            found = [(record, record.objective) for record in records if record.status == COMPLETED]
+        else:
+            ended, epochs = (COMPLETED, CAPPED, PRUNED), self.compared_at(stage)
+            valid = [record for record in records if record.status in ended and len(record.curve) >= epochs]
+            found = [(record, trial_objective(record.curve[:epochs])) for record in valid]
+        sign = self.plan.objective.sign
+        return [record for record, _ in sorted(found, key=lambda pair: -sign * (pair[1] or 0.0))]
+
+    def score(self, record: TrialRecord, stage: Stage | None = None) -> float | None:
+        """A trial's objective at the epochs at which trials are compared in a stage, or over all stages; at its own end
+        where that came before. None before the first epoch."""
+        if not self.plan.space.scheduler.pasha:
+            return record.objective
+        return trial_objective(record.curve[: self.compared_at(stage)]) if record.curve else None
 
     def config_of(self, record: TrialRecord) -> TrainConfig:
         """The whole configuration of a trial."""
@@ -218,9 +257,9 @@ class Course:
         return [record for record in complete if record.name != taken_over and fits(record)]
 
     def _best(self, stage: Stage) -> TrialRecord | None:
-        """The standing winner, or the completed trial of the stage that is better."""
-        completed = [r for r in self._known(stage) if r.status == COMPLETED]
-        return min([*([self._standing] if self._standing else []), *completed], key=self._loss, default=None)
+        """The standing winner, or the comparable trial of the stage that is better."""
+        standing = [self._standing] if self._standing else []
+        return next(iter(self.comparable([*standing, *self._known(stage)], stage)), None)
 
     def _advance(self) -> bool:
         """Take the stage's best for the winner and open the next stage; False where there is none."""
@@ -286,8 +325,3 @@ class Course:
     def without_baseline(self, names: Sequence[str]) -> list[str]:
         """The candidates among trials that a confirmation repeats: all but the baseline."""
         return [name for name in names if self.baseline is None or name != self.baseline.name]
-
-    def _loss(self, record: TrialRecord) -> float:
-        """What is smallest for the best trial."""
-        assert record.objective is not None
-        return -self.plan.objective.sign * record.objective

@@ -11,10 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 from phenoscape_tune.evaluate.objective import trial_objective
 
 COMPLETED, PRUNED, FAILED, INFEASIBLE, RUNNING = "completed", "pruned", "failed", "infeasible", "running"
+CAPPED = "capped"  # not outdone, but ended at the stage's ceiling (ceiling.py)
 
 STATE_OF = {
     COMPLETED: TrialState.COMPLETE,
     PRUNED: TrialState.PRUNED,
+    CAPPED: TrialState.PRUNED,
     # The samplers pass over failed trials; of a pruned one with a violated constraint they learn where not to go.
     FAILED: TrialState.PRUNED,
     INFEASIBLE: TrialState.PRUNED,

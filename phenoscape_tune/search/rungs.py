@@ -36,6 +36,11 @@ class Rungs:
             level *= self.factor
         return tuple(levels)
 
+    @property
+    def heights(self) -> tuple[int, ...]:
+        """Epochs at which trials may end: of the rungs, and max_epochs."""
+        return (*self.levels, self.max_epochs)
+
     def goes_on(self, own: Sequence[float], others: Iterable[Sequence[float]], higher_is_better: bool = True) -> bool:
         """Whether a trial with the evaluations `own` (one an epoch) goes on; `others` are the other trials' curves.
 

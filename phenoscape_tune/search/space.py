@@ -211,6 +211,7 @@ class Objective(_Keys):
 class Scheduler(_Keys):
     grace_epochs: int = Field(default=3, ge=1)
     reduction_factor: int = Field(default=3, ge=2)
+    pasha: bool = False  # end trials at a ceiling that rises only while that changes their ranking (ceiling.py)
 
 
 class Budget(_Keys):
