@@ -173,8 +173,7 @@ class Conductor(Course):
         if self._stage.name != CONFIRM:
             values = self._standing.values if self._standing else {}
             derive = self._scale_lr if self._stage.name == BATCH_SIZE else None
-            at = self.compared_at(self._stage) if self.plan.space.scheduler.pasha else None
-            return self.study.ask(self._stage, values, extra, derive, at)
+            return self.study.ask(self._stage, values, extra, derive)
         known = {record.name: record for stage in self._stages for record in self._known(stage)}
         # Seed by seed: an interrupted confirmation has whole comparisons.
         repeats = [(name, number) for number, names in enumerate(self.rounds) for name in names]

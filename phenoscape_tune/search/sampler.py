@@ -19,7 +19,6 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
-from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.search.space import Parameter
 
 MOST_POINTS = 4096  # of a stage whose values are counted, so that none is tried twice
@@ -142,13 +141,9 @@ class StageSampler(optuna.samplers.BaseSampler):
         self._first = {number: point for number, point in self._first.items() if number < start}
         self._first |= dict(enumerate(points, start=start))
 
-    def begin(self, number: int, compared_at: int | None = None) -> None:
-        """Say which of the stage's own trials is asked for next (the study also holds the one taken over).
-
-        Args:
-            compared_at: epochs at which trials are compared; None: at their ends. TPE then learns from these values.
-        """
-        self._number, self._compared_at = number, compared_at
+    def begin(self, number: int) -> None:
+        """Say which of the stage's own trials is asked for next (the study also holds the one taken over)."""
+        self._number = number
         # One trial to learn from is enough.
         self._tpe = optuna.samplers.TPESampler(seed=derive_seed(self._seed, number), n_startup_trials=1)
 
@@ -179,9 +174,6 @@ class StageSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """TPE's point; where no trial has ended yet, any."""
-        if self._compared_at is not None:
-            study = _at_equal_epochs(study, self._compared_at)
-            trial = study.get_trials(deepcopy=False)[trial.number]
         found = self._tpe.sample_relative(study, trial, search_space)
         return found or spread_points(self._parameters, 1, derive_seed(self._seed, self._number))[0]
 
@@ -198,27 +190,3 @@ class StageSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
-
-
-def _at_equal_epochs(study: optuna.Study, epochs: int) -> optuna.Study:
-    """A copy in memory, in which the trials that reached so many epochs are complete with their objective there.
-
-    TPE takes the complete trials for better than all that were stopped: where the best ones end at a ceiling, those few
-    that run to their ends whatever they are worth (the baseline, a random one) would stand for the good values.
-    """
-    copy = optuna.create_study(direction=study.direction)
-    for trial in study.get_trials(deepcopy=False):
-        curve = [trial.intermediate_values[epoch] for epoch in sorted(trial.intermediate_values)]
-        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        valid = ended and len(curve) >= epochs and not trial.constraints  # of one that failed, they are no score
-        copy.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.COMPLETE if valid else TrialState.PRUNED if ended else trial.state,
-                value=trial_objective(curve[:epochs]) if valid else None,
-                params=trial.params,
-                distributions=trial.distributions,
-                system_attrs=trial.system_attrs,
-                intermediate_values=trial.intermediate_values,
-            )
-        )
-    return copy

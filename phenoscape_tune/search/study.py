@@ -152,17 +152,15 @@ class Study:
         base: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
         derive: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
-        compared_at: int | None = None,
     ) -> TrialRecord:
         """Start a trial of a stage.
 
         The stage's keys have the values that the sampler suggests, and those that `derive` makes of them; the others
-        are as in `base`. `extra` are attributes of the trial. The sampler learns from the trials' ends, or from their
-        values after `compared_at` epochs.
+        are as in `base`. `extra` are attributes of the trial.
         """
         study, sampler = self._studies[stage.name], self._samplers[stage.name]
         number = len(self.trials(stage))
-        sampler.begin(number, compared_at)
+        sampler.begin(number)
         trial = study.ask({key: distribution(parameter) for key, parameter in self._ranges[stage.name].items()})
         name = f"{stage.name}-{number:02d}-{derive_seed(self._seed, stage.study_name, number) % 16**5:05x}"
         values = {**base, **trial.params, **(derive(trial.params) if derive else {})}
