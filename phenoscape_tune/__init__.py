@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from phenoscape_tune.api import TrainResult, TuneResult, train, tune
     from phenoscape_tune.config import TrainConfig
     from phenoscape_tune.errors import NoResult, UserError
-    from phenoscape_tune.search.space import Parameter, SearchSpace
+    from phenoscape_tune.search.parameter import Parameter
+    from phenoscape_tune.search.space import SearchSpace
 
 __all__ = [
     "NoResult",
@@ -34,7 +35,8 @@ _PLACES = {
     **dict.fromkeys(("TrainResult", "TuneResult", "train", "tune"), "phenoscape_tune.api"),
     "TrainConfig": "phenoscape_tune.config",
     **dict.fromkeys(("NoResult", "UserError"), "phenoscape_tune.errors"),
-    **dict.fromkeys(("Parameter", "SearchSpace"), "phenoscape_tune.search.space"),
+    "Parameter": "phenoscape_tune.search.parameter",
+    "SearchSpace": "phenoscape_tune.search.space",
 }
 
 

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from phenoscape_tune.search.marks import short, tell_value
-from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.parameter import Parameter
 
 LONGEST_NAME = 24  # characters of a choice's name beyond which it is cut in a figure
 _PLAIN = (1e-3, 1e4)  # numbers between these are written out

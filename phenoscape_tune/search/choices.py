@@ -8,8 +8,9 @@ from phenoscape_tune.data.decoding import Notice, Progress
 from phenoscape_tune.data.parts import Parts, open_parts, settle
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import Metric
+from phenoscape_tune.search.parameter import Scalar
 from phenoscape_tune.search.searched_transforms import step_of
-from phenoscape_tune.search.space import Scalar, SearchSpace
+from phenoscape_tune.search.space import SearchSpace
 from phenoscape_tune.settling import vary
 
 CHOOSERS = ("channels", "bands", "value_scaling", "use_segmentation_mask", "crop_to_mask")

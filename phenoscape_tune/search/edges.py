@@ -10,7 +10,7 @@ from typing import Any
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import set_key
-from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.parameter import Parameter
 
 MARGIN = 0.05  # of the range, on a logarithmic scale where it has one
 

@@ -19,7 +19,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
-from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.parameter import Parameter
 
 MOST_POINTS = 4096  # of a stage whose values are counted, so that none is tried twice
 

@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.journal import Journal, drop_torn_line
 from phenoscape_tune.search.journal_check import check_trials, naming_damage
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, JOINT, Stage
 from phenoscape_tune.search.record import (
     COMPLETED,
@@ -27,7 +28,6 @@ from phenoscape_tune.search.record import (
     read_record,
 )
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution
-from phenoscape_tune.search.space import Parameter
 
 # Each suggestion would print a line otherwise; the live table shows it.
 optuna.logging.set_verbosity(optuna.logging.WARNING)

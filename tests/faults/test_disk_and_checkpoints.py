@@ -17,8 +17,8 @@ import pytest
 
 from phenoscape_tune.cli.train import main
 from phenoscape_tune.errors import NoSpaceLeft
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import Stage
-from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import Study, read_trials
 from phenoscape_tune.training import checkpoint
 from phenoscape_tune.yaml_file import load_mapping

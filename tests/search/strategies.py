@@ -3,7 +3,7 @@
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.parameter import Parameter
 
 
 @st.composite

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from phenoscape_tune.search.axes import axis_for, log_ticks
-from phenoscape_tune.search.space import Parameter
+from phenoscape_tune.search.parameter import Parameter
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import REFINED_SHARE
 from phenoscape_tune.search.journal import JournalLock
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
 from phenoscape_tune.search.report import write_best
-from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.verdict import decide
 from phenoscape_tune.search.warm_start import read_earlier
 from phenoscape_tune.training.capacity import Capacity

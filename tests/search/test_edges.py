@@ -8,7 +8,8 @@ from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import set_key
 from phenoscape_tune.search.edges import find_edge, find_edges, widen
-from phenoscape_tune.search.space import Parameter, load_space
+from phenoscape_tune.search.parameter import Parameter
+from phenoscape_tune.search.space import load_space
 
 LR = Parameter(type="loguniform", low=1e-4, high=1e-2)
 TEMPERATURE = Parameter(type="uniform", low=1, high=3)

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.record import COMPLETED, FAILED, PRUNED
-from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import Study, read_trials
 
 PARAMETERS = {

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.plan import most_trials
 from phenoscape_tune.search.priority import LOOKING_AGAIN, Stage, order_stages, plan_stages, share_out, stage_of
-from phenoscape_tune.search.space import Parameter, load_space
+from phenoscape_tune.search.space import load_space
 
 KEYS = (
     *("lr", "batch_size", "temperature", "transforms.cj_strength", "transforms.min_scale", "weight_decay"),

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from strategies import ranges
 
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.record import COMPLETED
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution, spread_points, start_within
-from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import Study
 
 LR = Parameter(type="loguniform", low=1e-5, high=1e-1)

@@ -10,8 +10,9 @@ from strategies import ranges
 
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import shipped_folder
+from phenoscape_tune.search.parameter import LONGEST_GRID, Parameter
 from phenoscape_tune.search.sampler import spread_points
-from phenoscape_tune.search.space import LONGEST_GRID, Parameter, SearchSpace, build_space, load_space
+from phenoscape_tune.search.space import SearchSpace, build_space, load_space
 
 LR = {"type": "loguniform", "low": 1e-5, "high": 1e-1}
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from phenoscape_tune.search import story
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.report import Agreement
 from phenoscape_tune.search.rungs import Rungs
-from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.verdict import decide
 
 

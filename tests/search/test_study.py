@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from phenoscape_tune.errors import NoSpaceLeft, UserError
 from phenoscape_tune.search.journal import JournalLock
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
-from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import Study, confirm_stage
 
 PARAMETERS = {
