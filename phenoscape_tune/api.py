@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from phenoscape_tune.cli.devices import ray_runs
 from phenoscape_tune.cli.request import RunRequest, SearchRequest
@@ -174,17 +174,6 @@ def tune(
 
     if threading.current_thread() is not threading.main_thread():
         raise UserError("tune: runs in the main thread only, which is the one that Ctrl-C reaches; call it there")
-    for key, value in {"trials": trials, "max_epochs": max_epochs, "concurrent": concurrent}.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UserError(f"{key}: {value!r} is not a whole number above 0")
-    for key, limit in {"hours": hours, "gpu_hours": gpu_hours}.items():
-        number = isinstance(limit, int | float) and not isinstance(limit, bool)
-        if limit is not None and not (number and 0 < limit < float("inf")):
-            raise UserError(f"{key}: {limit!r} is not a number of hours above 0")
-    if order not in (None, *get_args(Order)):
-        raise UserError(f"order: {order!r} is none of {', '.join(get_args(Order))}")
-    if sum((resume, resume_or_start, overwrite)) > 1:
-        raise UserError("resume, resume_or_start, overwrite: exclude each other; give one of them")
     asked = SearchRequest(
         space=space if isinstance(space, SearchSpace) else _text(space), config=_named(config),
         overrides=_nested(overrides), name=name, out=_text(out), order=order, trials=trials, max_epochs=max_epochs,

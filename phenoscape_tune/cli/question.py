@@ -11,8 +11,8 @@ from phenoscape_tune.cli.request import SearchRequest
 from phenoscape_tune.cli.saved_search import SEARCH_FILE, read_search
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.layers import find_file, flatten, merge
-from phenoscape_tune.search.space import SearchSpace, build_space, load_space, share_faults
+from phenoscape_tune.layers import find_file, flatten, merge, set_key
+from phenoscape_tune.search.space import SearchSpace, build_space, load_space
 from phenoscape_tune.storage import is_url
 from phenoscape_tune.yaml_file import load_mapping
 
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 
 UNNAMED = "search"  # the name of a search whose space is no file
+# What a flag, or an argument of the call in Python, changes of the space.
+FLAGS = {
+    "order": "order",
+    "trials": "budget.trials",
+    "max_epochs": "budget.max_epochs",
+    "hours": "budget.hours",
+    "gpu_hours": "budget.gpu_hours",
+}
 
 
 def search_folder(asked: SearchRequest) -> Path:
@@ -48,7 +56,6 @@ def resolve_search(asked: SearchRequest) -> tuple[SearchSpace, TrainConfig, int]
     if asked.space is None:
         raise UserError("--space: say what to search, for example --space lr_temp.yaml")
     faults = []
-    named = asked.space if isinstance(asked.space, str) else "space"
     space: SearchSpace | None = None
     config: TrainConfig | None = None
     try:
@@ -63,18 +70,31 @@ def resolve_search(asked: SearchRequest) -> tuple[SearchSpace, TrainConfig, int]
         raise UserError("\n".join(faults))
     if asked.seed is not None:
         config = build_config({**config.given(), "seed": asked.seed}, "--seed")
-    flags = {"trials": asked.trials, "hours": asked.hours, "gpu_hours": asked.gpu_hours}
-    budget = space.budget.model_copy(update={key: value for key, value in flags.items() if value is not None})
-    changes: dict[str, Any] = {"budget": budget, "order": asked.order or space.order}
-    if asked.no_confirm:
-        changes["confirm"] = None
+    changed = _with_flags(space, asked)
     # key=value beats the space file's budget, a flag beats both.
-    said = config.max_epochs if "max_epochs" in asked.overrides else budget.max_epochs
-    length = asked.max_epochs or said or config.max_epochs
-    space = space.model_copy(update=changes)
-    if faults := share_faults(space):  # of the order that a flag chose
-        raise UserError("\n".join(f"{named}: {fault}" for fault in faults))
-    return space, config, int(length)
+    key_value = asked.max_epochs is None and "max_epochs" in asked.overrides
+    length = config.max_epochs if key_value else changed.budget.max_epochs or config.max_epochs
+    # The length stands beside the space in search.yaml: there it stays what the file says.
+    budget = changed.budget.model_copy(update={"max_epochs": space.budget.max_epochs})
+    return changed.model_copy(update={"budget": budget}), config, length
+
+
+def _with_flags(space: SearchSpace, asked: SearchRequest) -> SearchSpace:
+    """The space as the flags change it, judged like that of a file."""
+    faults = []
+    for flag, key in FLAGS.items():
+        value = getattr(asked, flag)
+        if value is None:
+            continue
+        mapping = space.to_mapping()
+        set_key(mapping, key, value)
+        try:
+            space = build_space(mapping, f"--{flag.replace('_', '-')}")
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
+    return space.model_copy(update={"confirm": None}) if asked.no_confirm else space
 
 
 def look_at_data(
@@ -142,7 +162,7 @@ def refuse_changes(asked: SearchRequest, saved: Mapping[str, Any], folder: Path)
 
     What is not given now stays as it was then, which is said: a later version may have another default.
     """
-    values = (asked.config, asked.trials, asked.max_epochs, asked.order, asked.seed, asked.hours, asked.gpu_hours)
+    values = (asked.config, asked.seed, *(getattr(asked, flag) for flag in FLAGS))
     changes = asked.overrides or asked.no_confirm or any(value is not None for value in values)
     if asked.space is None and not changes:
         return
@@ -186,16 +206,13 @@ def _given_keys(asked: SearchRequest) -> set[str]:
     config = merge(file, asked.overrides)
     given = set(flatten({"config": config, "space": space}))
     given.add("space.parameters")  # one that is left out is a change, too
-    flags = {
-        "max_epochs": asked.max_epochs or config.get("max_epochs") or "space.budget.max_epochs" in given,
+    given |= {f"space.{key}" for flag, key in FLAGS.items() if getattr(asked, flag) is not None}
+    others = {
+        "max_epochs": config.get("max_epochs") or "space.budget.max_epochs" in given,
         "config.seed": asked.seed is not None,
-        "space.budget.trials": asked.trials,
-        "space.budget.hours": asked.hours,
-        "space.budget.gpu_hours": asked.gpu_hours,
-        "space.order": asked.order,
         "space.confirm": asked.no_confirm,
     }
-    return given | {key for key, value in flags.items() if value}
+    return given | {key for key, value in others.items() if value}
 
 
 def _is_within(key: str, given: set[str]) -> bool:

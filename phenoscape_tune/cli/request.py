@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from phenoscape_tune.config import TrainConfig
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import parse_overrides
 from phenoscape_tune.search.space import Order, SearchSpace
 
@@ -34,6 +35,7 @@ class RunRequest:
 @dataclass(frozen=True)
 class SearchRequest:
     """What is asked of a search; the fields mean what the flags of `tune.py` do, None: as space and configuration say.
+    Raises UserError for flags that have no meaning; space and configuration are judged where they are resolved.
 
     Attributes:
         space: a search space, its path, or a name in `search_spaces/`.
@@ -61,6 +63,14 @@ class SearchRequest:
     dry_run: bool = False
     quiet: bool = False
     verbose: bool = False
+
+    def __post_init__(self) -> None:
+        # What no schema judges: the other values become part of the space or the configuration.
+        value = self.concurrent
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"--concurrent: {value!r} is not a number of trials side by side; write 1 or more")
+        if sum((self.resume, self.resume_or_start, self.overwrite)) > 1:
+            raise UserError("--resume, --resume-or-start, --overwrite: exclude each other; give one of them")
 
 
 Request = TypeVar("Request", RunRequest, SearchRequest)

@@ -26,11 +26,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the search (default: the space file's)")
     parser.add_argument("--out", metavar="DIR", help="folder of the search (default: outputs/<name>)")
     parser.add_argument("--order", choices=get_args(Order), help="stage by stage as documented, or all keys at once")
-    parser.add_argument("--trials", type=_positive, metavar="N", help="trials to start, confirmations not counted")
-    parser.add_argument("--max-epochs", type=_positive, metavar="N", help="length of a trial")
-    parser.add_argument("--hours", type=_time, metavar="H", help="wall time, confirmation included")
-    parser.add_argument("--gpu-hours", type=_time, metavar="H", help="time of all GPUs together")
-    parser.add_argument("--concurrent", type=_positive, metavar="N", help="trials side by side")
+    parser.add_argument("--trials", type=int, metavar="N", help="trials to start, confirmations not counted")
+    parser.add_argument("--max-epochs", type=int, metavar="N", help="length of a trial")
+    parser.add_argument("--hours", type=float, metavar="H", help="wall time, confirmation included")
+    parser.add_argument("--gpu-hours", type=float, metavar="H", help="time of all GPUs together")
+    parser.add_argument("--concurrent", type=int, metavar="N", help="trials side by side")
     parser.add_argument("--no-confirm", action="store_true", help="do not repeat the best trials with fresh seeds")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the search and of training")
     again = parser.add_mutually_exclusive_group()
@@ -50,22 +50,6 @@ def build_parser() -> argparse.ArgumentParser:
     loud.add_argument("-v", "--verbose", action="store_true", help="also tell each epoch, and what Ray says")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any configuration key, e.g. data_dir=birds")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
-
-
-def _time(text: str) -> float:
-    try:
-        hours = float(text)
-    except ValueError:
-        hours = 0.0
-    if not 0 < hours < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of hours above 0")
-    return hours
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,18 +6,15 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.key_faults import nearest
+from phenoscape_tune.transforms import Keys
 
 Scalar = bool | int | float | str | None
 LONGEST_GRID = 64  # values of one key beyond which a range is no longer tried value by value
-
-
-class Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Parameter(Keys):
@@ -25,6 +22,8 @@ class Parameter(Keys):
 
     `default` is tried first. Raises UserError where they have no meaning.
     """
+
+    model_config = ConfigDict(coerce_numbers_to_str=False)  # a value stays the number that it is
 
     type: Literal["uniform", "loguniform", "int", "logint", "choice"]
     low: float | None = None

@@ -15,8 +15,9 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import check_metric
 from phenoscape_tune.key_faults import nearest
 from phenoscape_tune.layers import find_file, set_key
-from phenoscape_tune.search.parameter import Keys, Parameter, Scalar, describe
+from phenoscape_tune.search.parameter import Parameter, Scalar, describe
 from phenoscape_tune.search.priority import order_stages
+from phenoscape_tune.transforms import Keys
 from phenoscape_tune.yaml_file import load_mapping
 
 # Keys that a search sets itself, or that change what is compared.

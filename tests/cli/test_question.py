@@ -155,6 +155,38 @@ def test_a_wrong_key_value(space: Path, capsys: pytest.CaptureFixture[str], tmp_
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--hours=0"], "--hours: budget.hours: 0.0 is not valid: input should be greater than 0"),
+        (["--hours=-1"], "--hours: budget.hours: -1.0 is not valid: input should be greater than 0"),
+        (["--hours=nan"], "--hours: budget.hours: nan is not valid: input should be a finite number"),
+        (["--gpu-hours=inf"], "--gpu-hours: budget.gpu_hours: inf is not valid: input should be a finite number"),
+        (["--trials", "0"], "--trials: budget.trials: 0 is not valid: input should be greater than or equal to 1"),
+        (["--max-epochs", "0"], "--max-epochs: budget.max_epochs: 0 is not valid: input should be greater than or"),
+        (["--concurrent", "0"], "--concurrent: 0 is not a number of trials side by side; write 1 or more"),
+        (["--seed=-1"], "--seed: seed: -1 is not valid: input should be greater than or equal to 0 (default 42)"),
+        (["--order", "joint"], "--order: budget.shares.lr: is no stage of this search; known: joint"),
+    ],
+)
+def test_a_wrong_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str) -> None:
+    path = tmp_path / "shared.yaml"
+    path.write_text(SPACE.replace("trials: 6", "trials: 6, shares: {lr: 2}"))
+    assert message in bad(capsys, "--space", path, "--dry-run", *flags)
+
+
+def test_faults_of_several_flags_are_told_together(space: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = bad(capsys, "--space", space, "--dry-run", "--trials", "0", "--hours", "0")
+    assert "--trials: budget.trials: 0" in told and "--hours: budget.hours: 0.0" in told
+
+
+def test_flags_change_the_space_and_its_length_stands_beside_it() -> None:
+    asked = SearchRequest(space="lr_temp", order="joint", trials=9, max_epochs=7, hours=2, no_confirm=True)
+    space, _, length = resolve_search(asked)
+    assert (space.order, space.budget.trials, space.budget.hours, space.confirm) == ("joint", 9, 2.0, None)
+    assert (length, space.budget.max_epochs) == (7, 30)
+
+
+@pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ("lr: {type: loguniform, low: 0.1, high: 0.001}", "parameters.lr: the bounds are reversed"),

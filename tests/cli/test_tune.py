@@ -434,14 +434,6 @@ def test_wrong_output_folders(space: Path, tmp_path: Path, birds: Path, capsys: 
     assert "is not a plain folder name" in bad(capsys, *start, "--name", "a/b")
 
 
-@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf", "soon"])
-def test_a_budget_of_time_is_a_number_above_zero(space: Path, capsys: pytest.CaptureFixture[str], hours: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run("--space", space, f"--hours={hours}")
-    assert ended.value.code == 2
-    assert "is not a number of hours above 0" in capsys.readouterr().err
-
-
 def test_a_cluster_that_nobody_answers_for_is_refused_before_anything_is_written(
     space: Path, birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -233,6 +233,8 @@ def test_a_key_that_stands_twice_is_refused_with_its_lines(tmp_path: Path) -> No
         ({"parameters": {"lr": LR}, "order": "random"}, "order: 'random' is not valid"),
         ({"parameters": {"lr": LR}, "budget": {"trial": 3}}, "budget.trial: unknown key; did you mean 'trials'?"),
         ({"parameters": {"lr": LR}, "budget": {"trials": 0}}, "budget.trials: 0 is not valid"),
+        ({"parameters": {"lr": LR}, "budget": {"trials": True}}, "budget.trials: true, false, yes and no are no value"),
+        ({"parameters": {"lr": {**LR, "low": True}}}, "parameters.lr.low: true, false, yes and no are no value"),
         ({"parameters": {"lr": LR}, "budget": {"hours": -1}}, "budget.hours: -1 is not valid"),
         ({"parameters": {"lr": LR}, "confirm": {"seeds": 0}}, "confirm.seeds: 0 is not valid"),
         ({"parameters": {"lr": LR}, "scheduler": {"reduction_factor": 1}}, "scheduler.reduction_factor: 1"),
