@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from PIL import ImageColor
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from phenoscape_tune.channel_keys import MODALITY_OF, Bands, ChannelChoice, ChannelNames, ValueScaling, chosen_channels
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.key_faults import describe_fault
+from phenoscape_tune.key_faults import MadeByName, describe_fault
 from phenoscape_tune.storage import check_url, is_url
 from phenoscape_tune.transforms import KINDRED, Keys, TransformsConfig, advised, filled, with_defaults
 
@@ -44,22 +44,11 @@ class EarlyStoppingConfig(Keys):
     min_delta: float = Field(default=0.001, ge=0, description="The least change that counts as improvement.")
 
 
-class TrainConfig(Keys):
+class TrainConfig(Keys, MadeByName):
     """One SimCLR training run: the keys of a configuration file, by name; the others have their defaults.
 
     Raises UserError that lists all faults at once, as `build_config` does.
     """
-
-    if not TYPE_CHECKING:  # type checkers read the fields
-
-        def __init__(self, **values: Any) -> None:
-            try:
-                super().__init__(**values)
-            except ValidationError:
-                build_config(values, "TrainConfig")
-                raise
-
-        __init__.__pydantic_base_init__ = True  # what pydantic validates by itself does not come this way
 
     # Data
     data_dir: str | None = Field(default=None, description="Folder of images, searched recursively.")
@@ -233,6 +222,11 @@ class TrainConfig(Keys):
     log_every_n_steps: int = Field(
         default=50, ge=1, json_schema_extra={"unit": "steps"}, description="Steps between log lines."
     )
+
+    @classmethod
+    def refuse(cls, values: Mapping[str, Any], source: str) -> None:
+        """Raise UserError of all faults, as `build_config` does."""
+        build_config(values, source)
 
     @model_validator(mode="after")
     def _one_input_size(self) -> TrainConfig:

@@ -1,13 +1,31 @@
-"""What is said of a key that is unknown, and of a value that is not valid."""
+"""What is said of a key that is unknown, and of a value that is not valid; models that say it where made."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
 from pydantic_core import ErrorDetails
+
+
+class MadeByName(BaseModel):
+    """A model that people make in Python, by keyword: its faults are told as those of a file, in one UserError."""
+
+    if not TYPE_CHECKING:  # type checkers read the fields
+
+        def __init__(self, **values: Any) -> None:
+            self.refuse(values, type(self).__name__)
+            super().__init__(**values)
+
+        __init__.__pydantic_base_init__ = True  # what pydantic validates by itself does not come this way
+
+    @classmethod
+    def refuse(cls, values: Mapping[str, Any], source: str) -> None:
+        """Raise UserError of all faults of the values, each with the source; nothing where there are none."""
+        raise NotImplementedError
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

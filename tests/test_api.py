@@ -63,6 +63,8 @@ def test_faults_of_a_configuration_are_told_together_where_it_is_made() -> None:
 def test_faults_of_a_space_are_told_where_it_is_made() -> None:
     with pytest.raises(UserError, match="Parameter: the bounds are reversed"):
         Parameter(type="uniform", low=1, high=0)
+    with pytest.raises(UserError, match="Parameter: lwo: unknown key; did you mean 'low'"):
+        Parameter(type="uniform", lwo=0, high=1)  # type: ignore[call-arg]
     with pytest.raises(UserError, match=r"SearchSpace: parameters\.learning_rate: is no configuration key"):
         SearchSpace(parameters={"learning_rate": LR})
     with pytest.raises(UserError, match=r"SearchSpace: parameters\.epochs: is no configuration key"):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.key_faults import nearest
+from phenoscape_tune.key_faults import MadeByName, nearest
 from phenoscape_tune.transforms import Keys
 
 Scalar = bool | int | float | str | None
 LONGEST_GRID = 64  # values of one key beyond which a range is no longer tried value by value
 
 
-class Parameter(Keys):
+class Parameter(Keys, MadeByName):
     """The range of one searched key: `low` and `high`, perhaps in steps of `step`, or a choice's `values`.
 
     `default` is tried first. Raises UserError where they have no meaning.
@@ -32,16 +32,14 @@ class Parameter(Keys):
     values: list[Scalar] | None = None
     default: Scalar = None
 
-    if not TYPE_CHECKING:  # type checkers read the fields
-
-        def __init__(self, **values: Any) -> None:
-            try:
-                super().__init__(**values)
-            except ValidationError as error:
-                faults = [describe(fault, Parameter.model_fields) for fault in error.errors()]
-                raise UserError("\n".join(f"Parameter: {fault}" for fault in faults)) from None
-
-        __init__.__pydantic_base_init__ = True  # what pydantic validates by itself does not come this way
+    @classmethod
+    def refuse(cls, values: Mapping[str, Any], source: str) -> None:
+        """Raise UserError of all faults that the range has by itself; its key is judged with the space."""
+        try:
+            cls.model_validate(dict(values))
+        except ValidationError as error:
+            faults = [f"{source}: {describe(fault, cls.model_fields)}" for fault in error.errors()]
+            raise UserError("\n".join(faults)) from None
 
     @model_validator(mode="after")
     def _consistent(self) -> Parameter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from phenoscape_tune.config import build_config, known_keys
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.evaluate.objective import check_metric
-from phenoscape_tune.key_faults import nearest
+from phenoscape_tune.key_faults import MadeByName, nearest
 from phenoscape_tune.layers import find_file, set_key
 from phenoscape_tune.search.parameter import Parameter, Scalar, describe
 from phenoscape_tune.search.priority import order_stages
@@ -76,23 +76,11 @@ class Confirm(Keys):
 Order = Literal["staged", "joint"]
 
 
-class SearchSpace(Keys):
+class SearchSpace(Keys, MadeByName):
     """A search: what to vary and how long; the keys of a search-space file, by name.
 
     Raises UserError that lists all faults at once, as `build_space` does.
     """
-
-    if not TYPE_CHECKING:  # type checkers read the fields
-
-        def __init__(self, **values: Any) -> None:
-            try:
-                super().__init__(**values)
-            except ValidationError:
-                build_space(values, "SearchSpace")
-                raise
-            _refuse(_faults(self), "SearchSpace")
-
-        __init__.__pydantic_base_init__ = True  # what pydantic validates by itself does not come this way
 
     parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
     order: Order = "staged"
@@ -106,6 +94,11 @@ class SearchSpace(Keys):
     # Seconds without a report after which a trial is taken for hung; null: by the epochs that were measured.
     report_timeout: float | None = Field(default=None, gt=0)
     keep: int = Field(default=5, ge=1)  # ended trials whose checkpoints are kept: the best ones (retention.py)
+
+    @classmethod
+    def refuse(cls, values: Mapping[str, Any], source: str) -> None:
+        """Raise UserError of all faults, as `build_space` does."""
+        build_space(values, source)
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that `build_space` reads back to an equal space."""
