@@ -6,6 +6,7 @@ Nothing heavy is imported before it is needed: a fault of the input is told befo
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.errors import NoResult, UserError
 from phenoscape_tune.layers import set_key
 from phenoscape_tune.search.space import Order, SearchSpace
+
+StrPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,10 @@ class TuneResult:
 
 
 def train(
-    config: TrainConfig | str | Path | None = None,
+    config: TrainConfig | StrPath | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
-    resume: str | Path | None = None,
+    resume: StrPath | None = None,
     overwrite: bool = False,
     quiet: bool = False,
     verbose: bool = False,
@@ -101,7 +104,7 @@ def train(
     """
     from phenoscape_tune.cli.whole_run import train as run
 
-    asked = RunRequest(_named(config), _nested(overrides), _text(resume), overwrite, False, quiet, verbose)
+    asked = RunRequest(_named(config), _nested(overrides), _text("resume", resume), overwrite, False, quiet, verbose)
     with _signals_given_back():
         trained = run(asked)
     if not quiet:
@@ -119,12 +122,12 @@ def train(
 
 
 def tune(
-    space: SearchSpace | str | Path | None = None,
-    config: TrainConfig | str | Path | None = None,
+    space: SearchSpace | StrPath | None = None,
+    config: TrainConfig | StrPath | None = None,
     *,
     overrides: Mapping[str, Any] | None = None,
     name: str | None = None,
-    out: str | Path | None = None,
+    out: StrPath | None = None,
     order: Order | None = None,
     trials: int | None = None,
     max_epochs: int | None = None,
@@ -136,7 +139,7 @@ def tune(
     resume: bool = False,
     resume_or_start: bool = False,
     overwrite: bool = False,
-    warm_start: str | Path | None = None,
+    warm_start: StrPath | None = None,
     address: str | None = None,
     quiet: bool = False,
     verbose: bool = False,
@@ -175,11 +178,11 @@ def tune(
     if threading.current_thread() is not threading.main_thread():
         raise UserError("tune: runs in the main thread only, which is the one that Ctrl-C reaches; call it there")
     asked = SearchRequest(
-        space=space if isinstance(space, SearchSpace) else _text(space), config=_named(config),
-        overrides=_nested(overrides), name=name, out=_text(out), order=order, trials=trials, max_epochs=max_epochs,
-        hours=hours, gpu_hours=gpu_hours, concurrent=concurrent, no_confirm=not confirm, seed=seed, resume=resume,
-        resume_or_start=resume_or_start, overwrite=overwrite, warm_start=_text(warm_start), address=address,
-        quiet=quiet, verbose=verbose,
+        space=space if isinstance(space, SearchSpace) else _text("space", space), config=_named(config),
+        overrides=_nested(overrides), name=name, out=_text("out", out), order=order, trials=trials,
+        max_epochs=max_epochs, hours=hours, gpu_hours=gpu_hours, concurrent=concurrent, no_confirm=not confirm,
+        seed=seed, resume=resume, resume_or_start=resume_or_start, overwrite=overwrite,
+        warm_start=_text("warm_start", warm_start), address=address, quiet=quiet, verbose=verbose,
     )  # fmt: skip
     with _signals_given_back(), _ray_given_back():
         found = search(asked)
@@ -204,12 +207,14 @@ def tune(
     )
 
 
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+def _text(argument: str, path: StrPath | None) -> str | None:
+    if path is not None and not isinstance(path, str | os.PathLike):
+        raise UserError(f"{argument}: {path!r} is no path or name; write text or a Path")
+    return None if path is None else os.fspath(path)
 
 
-def _named(config: TrainConfig | str | Path | None) -> TrainConfig | str | None:
-    return config if isinstance(config, TrainConfig) else _text(config)
+def _named(config: TrainConfig | StrPath | None) -> TrainConfig | str | None:
+    return config if isinstance(config, TrainConfig) else _text("config", config)
 
 
 def _nested(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -219,7 +224,7 @@ def _nested(overrides: Mapping[str, Any] | None) -> dict[str, Any]:
         if not isinstance(key, str):
             raise UserError(f"overrides: {key!r} is no key; write the name of one, such as 'batch_size'")
         # A copy: the caller's own mapping may be given further keys by a dotted one.
-        set_key(nested, key, str(value) if isinstance(value, Path) else deepcopy(value))
+        set_key(nested, key, os.fspath(value) if isinstance(value, os.PathLike) else deepcopy(value))
     return nested
 
 

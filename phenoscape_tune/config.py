@@ -5,12 +5,13 @@ Every default stands here, those of the augmentation in `transforms.py`, and now
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 from PIL import ImageColor
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
 from phenoscape_tune.channel_keys import MODALITY_OF, Bands, ChannelChoice, ChannelNames, ValueScaling, chosen_channels
 from phenoscape_tune.errors import UserError
@@ -47,7 +48,7 @@ class EarlyStoppingConfig(Keys):
 class TrainConfig(Keys, MadeByName):
     """One SimCLR training run: the keys of a configuration file, by name; the others have their defaults.
 
-    Raises UserError that lists all faults at once, as `build_config` does.
+    A path may be given as a Path, and is kept as text. Raises UserError of all faults at once, as `build_config` does.
     """
 
     # Data
@@ -227,6 +228,11 @@ class TrainConfig(Keys, MadeByName):
     def refuse(cls, values: Mapping[str, Any], source: str) -> None:
         """Raise UserError of all faults, as `build_config` does."""
         build_config(values, source)
+
+    @field_validator("data_dir", "out_dir", "labels", "cache_dir", "weights", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @model_validator(mode="after")
     def _one_input_size(self) -> TrainConfig:

@@ -88,6 +88,9 @@ def test_faults_of_a_space_are_told_where_it_is_made() -> None:
         ({"space": "lr", "resume": True, "overwrite": True}, "exclude each other"),
         ({"space": "lr", "overrides": {"transforms.cj_strenght": 1}}, "did you mean 'transforms.cj_strength'"),
         ({"space": "lr", "config": TrainConfig(data_dir="nowhere")}, "nowhere does not exist"),
+        ({"space": Path("lr"), "config": Path("none.yaml")}, "none.yaml: no such file"),
+        ({"space": {"lr": LR}}, "space: {'lr': Parameter(type='loguniform'"),
+        ({"space": "lr", "warm_start": 3}, "warm_start: 3 is no path or name; write text or a Path"),
         ({"space": "lr", "overrides": {"data_dir": Path("nowhere")}}, "nowhere does not exist"),
     ],
 )

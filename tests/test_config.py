@@ -289,3 +289,15 @@ def test_any_mapping_is_a_configuration_or_a_user_error(values: dict[str, Any]) 
         assert str(error).startswith("some.yaml: ")  # noqa: PT017
         return
     assert build_config(config.to_mapping()) == config
+
+
+@pytest.mark.parametrize("key", ["data_dir", "out_dir", "labels", "cache_dir", "weights"])
+def test_a_path_may_be_a_path_and_is_kept_as_text(key: str) -> None:
+    config = build_config({key: Path("some") / "where"})
+    assert getattr(config, key) == "some/where"
+    assert config == build_config({key: "some/where"})
+    assert config.to_mapping()[key] == "some/where" == config.given()[key]
+
+
+def test_the_url_of_a_storage_is_no_path() -> None:
+    assert "storage: " in refusal({"storage": Path("s3://bucket/x")})
