@@ -1,4 +1,4 @@
-"""PASHA's rule (Bohdal et al. 2023, arXiv 2207.06940): trials end at a ceiling, which rises while that changes who is best.
+"""PASHA's rule (Bohdal et al. 2023, arXiv 2207.06940): trials end at a ceiling that rises while the ranking changes.
 
 The ceiling is at first the second rung. It rises by a rung whenever the ranking of the trials that reached the two
 highest rungs differs between these two, by more than the noise of the curves. Each stage starts anew; the baseline and

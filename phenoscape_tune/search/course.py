@@ -18,7 +18,7 @@ from phenoscape_tune.search.confirm_rounds import count_repeats
 from phenoscape_tune.search.edges import widen
 from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
-from phenoscape_tune.search.record import CAPPED, COMPLETED, PRUNED, TrialRecord
+from phenoscape_tune.search.record import COMPLETED, SCORED, TrialRecord
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import Study, confirm_stage
 from phenoscape_tune.settling import vary
@@ -109,7 +109,7 @@ class Course:
     def compared_at(self, stage: Stage | None = None) -> int:
         """Epochs at which the trials of a stage, and the best before it, are compared; None: those of all stages."""
         if stage is not None:
-            before = self.before(stage)
+            before = None if stage.name == CONFIRM else self.before(stage)
             return min([self.ceiling(stage), *([len(before.curve)] if before is not None else [])])
         return min(self.ceiling(each) for each in self._stages if each.name == DEFAULTS or self._known(each))
 
@@ -119,8 +119,8 @@ class Course:
         if not self.plan.space.scheduler.pasha:
             found = [(record, record.objective) for record in records if record.status == COMPLETED]
         else:
-            ended, epochs = (COMPLETED, CAPPED, PRUNED), self.compared_at(stage)
-            valid = [record for record in records if record.status in ended and len(record.curve) >= epochs]
+            epochs = self.compared_at(stage)
+            valid = [record for record in records if record.status in SCORED and len(record.curve) >= epochs]
             found = [(record, trial_objective(record.curve[:epochs])) for record in valid]
         sign = self.plan.objective.sign
         return [record for record, _ in sorted(found, key=lambda pair: -sign * (pair[1] or 0.0))]

@@ -16,17 +16,18 @@ from rich.text import Text
 
 from phenoscape_tune.evaluate.objective import METRICS, WITH_LABELS, WITHOUT_LABELS
 from phenoscape_tune.search.conductor import Conductor
-from phenoscape_tune.search.marks import derived_keys, short, stage_before, tell_values
+from phenoscape_tune.search.marks import derived_keys, short, tell_values
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, RECHECK, REFINE, Stage
-from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.search.record import CAPPED, COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.search.story import tell_ceiling
 from phenoscape_tune.search.verdict import Outcome, outcome_edges
 from phenoscape_tune.terminal import open_console
 
 if TYPE_CHECKING:  # the search's driver must not pay for torch
     from phenoscape_tune.training.capacity import Capacity
 
-_STYLES = {COMPLETED: "green", PRUNED: "dim", FAILED: "red", INFEASIBLE: "magenta", RUNNING: "cyan"}
+_STYLES = {COMPLETED: "green", CAPPED: "green", PRUNED: "dim", FAILED: "red", INFEASIBLE: "magenta", RUNNING: "cyan"}
 _SHOWN_ENDED = 12  # rows of ended trials in the live table
 _AROUND = 5  # lines of a screen that are no rows: the two of the head, the header, what else runs, the cursor's
 _WIDE = 100  # columns from which there is room for whole names, and for reasons
@@ -56,6 +57,7 @@ def describe_plan(plan: Plan, devices: str, data: str | None, concurrent: int, m
     lines.append(
         f"trials: {sum(s.trials for s in plan.stages)} + {plan.confirmations} confirmations; "
         f"epochs a trial: {plan.rungs.max_epochs}, compared at {levels} (one in {plan.rungs.factor} goes on)"
+        f"{tell_ceiling(plan)}"
     )
     lines.append(f"devices: {devices}, {_count(concurrent, 'trial')} at a time")
     lines += memory
@@ -237,7 +239,7 @@ class Display:
 
     def _stage_line(self, stage: Stage) -> str:
         """A stage with its keys, and the values around which it searches."""
-        before = stage_before(self._conductor, stage)
+        before = self._conductor.before(stage)
         if stage.name == CONFIRM or before is None:
             return self._stage_title(stage)
         return f"{self._stage_title(stage)}; from {tell_values(before.values) or 'the defaults'}"
@@ -323,7 +325,7 @@ class Display:
         """Two lines, each to be read at 80 columns: the stage; how far the search is."""
         plan = self._conductor.plan
         planned = sum(stage.trials for stage in plan.stages) + plan.confirmations
-        best = "" if leader is None else f", best * {leader.objective:.3f}"
+        best = "" if leader is None else f", best * {self._conductor.score(leader):.3f}"
         left = "" if self._conductor.done else f", {self._remaining()}"
         told = f"{ended} of {planned} trials ended, {self._concurrent} at a time{best}{left}"
         lines = (self._stage_title(self._conductor.stage), told)

@@ -27,7 +27,7 @@ from phenoscape_tune.search.marks import (
     tell_values,
 )
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
-from phenoscape_tune.search.record import COMPLETED, PRUNED
+from phenoscape_tune.search.record import CAPPED, COMPLETED, PRUNED
 
 PANEL, WIDE = "panel", "wide"
 MOST_ERROR_BARS = 40  # beyond which they hide the points
@@ -100,8 +100,9 @@ def hover_text(lines: Iterable[str]) -> str:
 
 def _hover(point: Point, metric: Metric) -> str:
     record = point.record
-    value = "" if record.objective is None else f"{metric.title} {record.objective:.4f}"
-    if record.error is not None and record.objective is not None:
+    shown = record.objective if point.objective is None else point.objective
+    value = "" if shown is None else f"{metric.title} {shown:.4f}"
+    if record.error is not None and shown is not None:
         value += f" ± {record.error:.4f}"
     parts = "its batch went through the network in parts" if point.in_parts else ""
     told = f"{MARKS[point.mark].words}, {len(record.curve)} epochs"
@@ -128,7 +129,8 @@ def _value_figure(conductor: Conductor, stage: Stage, key: str, points: Sequence
     valued = [point for point in points if point.objective is not None]
     rest = [point for point in points if point.objective is None]
     data: list[dict[str, Any]] = []
-    ran = sorted((p for p in valued if p.record.status == COMPLETED), key=lambda point: axis.place(point.values[key]))
+    compared = {record.name for record in conductor.comparable([p.record for p in valued], stage)}
+    ran = sorted((p for p in valued if p.record.name in compared), key=lambda point: axis.place(point.values[key]))
     if len(stage.keys) == 1 and len(ran) > 1:  # with several keys, neighbours on one axis differ in the others
         places = [axis.place(p.values[key]) for p in ran]
         line = {"color": BLUE, "width": 1.5, "dash": "dot"}
@@ -142,7 +144,7 @@ def _value_figure(conductor: Conductor, stage: Stage, key: str, points: Sequence
                 trace["hoverinfo"] = "skip"
             else:
                 trace |= {"text": [_hover(p, metric) for p in chosen], "hovertemplate": "%{text}<extra></extra>"}
-            if mark == COMPLETED and group is valued and len(chosen) <= MOST_ERROR_BARS:
+            if mark in (COMPLETED, CAPPED) and group is valued and len(chosen) <= MOST_ERROR_BARS:
                 errors = [p.record.error or 0.0 for p in chosen]
                 trace["error_y"] = {"type": "data", "array": errors, "thickness": 1, "width": 3, "color": GREY}
             data.append(trace)

@@ -10,9 +10,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from phenoscape_tune.search.axes import axis_for
 from phenoscape_tune.search.conductor import Conductor
-from phenoscape_tune.search.marks import searched_values
-from phenoscape_tune.search.priority import CONFIRM
-from phenoscape_tune.search.record import COMPLETED, TrialRecord
+from phenoscape_tune.search.marks import searched_values, tell_reach
+from phenoscape_tune.search.priority import CONFIRM, Stage
+from phenoscape_tune.search.record import TrialRecord
 from phenoscape_tune.search.space import Parameter
 
 FEWEST_TRIALS = 10  # completed ones, below which a random forest tells noise
@@ -25,7 +25,7 @@ class Importance:
 
     Attributes:
         title: of the group.
-        trials: completed ones that it is made of.
+        trials: those that it is made of.
         shares: for each key; they add up to 1. Empty where nothing can be told.
         remark: why nothing can be told, or how far the shares can be trusted.
     """
@@ -39,14 +39,14 @@ class Importance:
 def importances(conductor: Conductor) -> list[Importance]:
     """Importances of each stage that varied several keys; where that tells nothing, over all trials of the search.
 
-    By Optuna's fANOVA (Hutter et al., ICML 2014) on completed trials, those of an earlier search included.
+    By Optuna's fANOVA (Hutter et al., ICML 2014) on the trials that are compared, those of an earlier search included.
     """
     found = []
     for stage in conductor.stages:
         if stage.name != CONFIRM and len(stage.keys) > 1 and conductor.records(stage):
             records = [*conductor.study.warm_trials(stage), *conductor.records(stage)]
-            ranges = conductor.study.ranges(stage)
-            found.append(_evaluate(conductor, f"Stage {stage.number}: {stage.name}", stage.keys, ranges, records))
+            ranges, title = conductor.study.ranges(stage), f"Stage {stage.number}: {stage.name}"
+            found.append(_evaluate(conductor, title, stage.keys, ranges, records, stage))
     keys = sorted(conductor.plan.space.parameters)
     if any(each.shares for each in found) or len(keys) < 2 or conductor.plan.space.order == "joint":
         return found
@@ -63,22 +63,24 @@ def _evaluate(
     keys: Sequence[str],
     ranges: Mapping[str, Parameter],
     records: Sequence[TrialRecord],
+    stage: Stage | None = None,
 ) -> Importance:
-    ended = [record for record in records if record.status == COMPLETED]
+    ended = conductor.comparable(records, stage)
+    objectives = [conductor.score(record, stage) for record in ended]
     count = len(ended)
     if count < FEWEST_TRIALS:
-        told = f"{count} trial{'' if count == 1 else 's'} ran to the end, and it takes {FEWEST_TRIALS}"
+        told = f"{count} trial{'' if count == 1 else 's'} {tell_reach(conductor)}, and it takes {FEWEST_TRIALS}"
         return Importance(title, count, remark=told)
-    if len({record.objective for record in ended}) == 1:
+    if len(set(objectives)) == 1:
         return Importance(title, count, remark="all trials have the same objective")
     rows = [searched_values(conductor, record) for record in ended]
     places, known = {}, {}
     for key in keys:
         places[key], known[key] = _column(key, ranges[key], [row[key] for row in rows])
     study = optuna.create_study()
-    for index, record in enumerate(ended):
+    for index, objective in enumerate(objectives):
         values = {key: places[key][index] for key in keys}
-        study.add_trial(optuna.trial.create_trial(params=values, distributions=known, value=record.objective))
+        study.add_trial(optuna.trial.create_trial(params=values, distributions=known, value=objective))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=conductor.plan.seed)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(keys))
     remark = "" if count >= FEW_TRIALS else "that is few: take it as a hint, not as a measurement"

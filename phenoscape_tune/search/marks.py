@@ -10,7 +10,7 @@ from typing import Any
 from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.priority import BATCH_SIZE, Stage
-from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.search.record import CAPPED, COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 from phenoscape_tune.search.report import INTERRUPTED
 
 Line = tuple[tuple[float, float], ...]
@@ -52,6 +52,7 @@ def _ring(radii: Sequence[float], turn: float = -90.0) -> tuple[Line]:
 
 MARKS = {
     COMPLETED: Mark("circle", "#0072b2", "ran to its end", _ring([5] * 24), filled=True),
+    CAPPED: Mark("square", "#0072b2", "ran to the stage's ceiling", _ring([6] * 4, 45), filled=True),
     PRUNED: Mark("triangle-down-open", "#68707a", "stopped early (its value then)", _ring([6.5] * 3, 90)),
     FAILED: Mark("x-thin-open", "#c43c00", "failed", (((-5, -5), (5, 5)), ((-5, 5), (5, -5)))),
     INFEASIBLE: Mark("square-open", "#a0437f", "out of memory", _ring([7] * 4, 45)),
@@ -80,6 +81,8 @@ class Point:
     Attributes:
         mark: a key of MARKS.
         values: of the stage's keys, and of all other searched ones, as the trial ran.
+        objective: the value to draw, at the epochs at which the stage's trials are compared; None where there is none,
+            or it is no score.
         winner: whether it is the best when the stage ended.
         in_parts: whether its batch did not fit at once (gradient cache).
     """
@@ -87,13 +90,14 @@ class Point:
     record: TrialRecord
     mark: str
     values: dict[str, Any]
+    objective: float | None
     winner: bool = False
     in_parts: bool = False
 
-    @property
-    def objective(self) -> float | None:
-        """The value to draw; None where there is none, or it is no score."""
-        return None if self.mark in WITHOUT_VALUE else self.record.objective
+
+def tell_reach(conductor: Conductor) -> str:
+    """What the trials that are compared have in common."""
+    return "reached the epoch of comparison" if conductor.plan.space.scheduler.pasha else "ran to the end"
 
 
 def status_of(record: TrialRecord) -> str:
@@ -108,24 +112,21 @@ def stage_winner(conductor: Conductor, stage: Stage) -> TrialRecord | None:
     return conductor.winners[index] if index < len(conductor.winners) else None
 
 
-def stage_before(conductor: Conductor, stage: Stage) -> TrialRecord | None:
-    """The best trial before a stage, around which it searched."""
-    index = [each.name for each in conductor.stages].index(stage.name)
-    return conductor.winners[index - 1] if 0 < index <= len(conductor.winners) else None
-
-
 def stage_points(conductor: Conductor, stage: Stage) -> list[Point]:
     """The trials of a stage with those that it was told: the best before it, and those of an earlier search."""
-    winner, before = stage_winner(conductor, stage), stage_before(conductor, stage)
-    points = [] if before is None else [_point(conductor, before, STANDING, winner)]
+    before = conductor.before(stage)
+    marked = [] if before is None else [(before, STANDING)]
     for record in conductor.study.warm_trials(stage):
-        points.append(_point(conductor, record, WARM if record.status == COMPLETED else WARM_PRUNED, winner))
-    return points + [_point(conductor, record, status_of(record), winner) for record in conductor.records(stage)]
+        marked.append((record, WARM if record.status == COMPLETED else WARM_PRUNED))
+    marked += [(record, status_of(record)) for record in conductor.records(stage)]
+    return [_point(conductor, stage, record, mark) for record, mark in marked]
 
 
-def _point(conductor: Conductor, record: TrialRecord, mark: str, winner: TrialRecord | None) -> Point:
+def _point(conductor: Conductor, stage: Stage, record: TrialRecord, mark: str) -> Point:
+    winner = stage_winner(conductor, stage)
     won = winner is not None and record.name == winner.name
-    return Point(record, mark, searched_values(conductor, record), won, in_parts(conductor, record))
+    objective = None if mark in WITHOUT_VALUE else conductor.score(record, stage)
+    return Point(record, mark, searched_values(conductor, record), objective, won, in_parts(conductor, record))
 
 
 def searched_values(conductor: Conductor, record: TrialRecord) -> dict[str, Any]:

@@ -21,6 +21,7 @@ STATE_OF = {
     FAILED: TrialState.PRUNED,
     INFEASIBLE: TrialState.PRUNED,
 }
+SCORED = (COMPLETED, CAPPED, PRUNED)  # ends after which the last values are scores
 FAILURES = "failures"  # note of a trial: times that its process died
 CONSTRAINTS = {FAILED: "training", INFEASIBLE: "memory"}  # names of what a trial violated
 

@@ -20,7 +20,7 @@ from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import ENDED_BY, WIDENED
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
-from phenoscape_tune.search.record import COMPLETED, PRUNED, RUNNING, TrialRecord
+from phenoscape_tune.search.record import COMPLETED, RUNNING, SCORED, TrialRecord
 from phenoscape_tune.search.verdict import Outcome, outcome_edges
 from phenoscape_tune.settling import vary
 from phenoscape_tune.storage import join_url
@@ -32,37 +32,44 @@ COLUMNS = ("rank", "trial", "stage", "status", "epochs", "objective", "objective
 
 
 def write_leaderboard(conductor: Conductor) -> None:
-    """A row for each trial that was started: completed ones by objective, then those stopped early, then the rest."""
+    """A row for each trial that was started: those that are compared by objective, then those stopped early, then the
+    rest."""
     plan = conductor.plan
     keys = sorted(plan.space.parameters)
     records = conductor.records()
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow([*COLUMNS, *keys])
-    searched = sorted((r for r in records if r.stage != CONFIRM), key=lambda record: _order(record, plan.objective))
+    at, started = conductor.compared_at(), [record for record in records if record.stage != CONFIRM]
+    compared = conductor.comparable(started)
+    first = {record.name for record in compared}
+    rest = [record for record in started if record.name not in first]
+    searched = [*compared, *sorted(rest, key=lambda record: _order(record, plan.objective))]
     defaults = plan.base.to_mapping()
     for rank, record in enumerate([*searched, *(r for r in records if r.stage == CONFIRM)], start=1):
         status = INTERRUPTED if record.status == RUNNING else record.status
-        scored = record.objective is not None and record.stage != CONFIRM and status in (COMPLETED, PRUNED)
+        scored = record.objective is not None and record.stage != CONFIRM and status in SCORED
+        objective, reason = record.objective, record.reason
+        if record.name in first and len(record.curve) > at:
+            objective, reason = conductor.score(record), f"objective: at epoch {at}, where trials are compared"
         row = [
             rank if scored else "",
             record.name,
             record.stage,
             status,
             len(record.curve),
-            _number(record.objective),
+            _number(objective),
             _number(record.error),
             f"{record.seconds:.1f}",
             f"{record.seconds * record.gpus / 3600:.4f}",
-            record.reason or (f"repeats {record.of} with seed {record.seed}" if record.of else ""),
+            reason or (f"repeats {record.of} with seed {record.seed}" if record.of else ""),
         ]
         writer.writerow([*row, *(record.values.get(key, get_key(defaults, key)) for key in keys)])
     write_whole(plan.folder / "leaderboard.csv", text.getvalue())
 
 
-def _order(record: TrialRecord, metric: Metric) -> tuple[int, int, float]:
-    place = {COMPLETED: 0, PRUNED: 1}.get(record.status, 2)
-    return place, -len(record.curve) if place else 0, -metric.sign * (record.objective or 0.0)
+def _order(record: TrialRecord, metric: Metric) -> tuple[bool, int, float]:
+    return record.status not in SCORED, -len(record.curve), -metric.sign * (record.objective or 0.0)
 
 
 def _number(value: float | None) -> str:

@@ -26,6 +26,7 @@ from phenoscape_tune.search.marks import (
     shown_marks,
     stage_points,
     status_of,
+    tell_reach,
     tell_values,
 )
 from phenoscape_tune.search.markup import Page, bullets, folded, legend, paragraphs, table, text
@@ -102,7 +103,8 @@ def _trials_table(conductor: Conductor, stage: Stage) -> str:
         ended += " (earlier search)" if record.warm else ""
         ended += ", in parts" if point.in_parts else ""
         ended += ", best of the stage" if point.winner else ""
-        numbers = (record.objective, record.error, record.seconds)
+        compared = record.objective if point.objective is None else point.objective
+        numbers = (compared, record.error, record.seconds)
         rows.append(
             (record.name, ended, len(record.curve), *(point.values[key] for key in keys), *numbers, record.reason)
         )
@@ -146,11 +148,11 @@ def _importances(page: Page, conductor: Conductor) -> str:
         return paragraphs(["One setting was searched: there is nothing to weigh it against."])
     lines = [
         "The share of the differences between trials that each setting explains (fANOVA, by Optuna). Only trials that "
-        "ran to the end count: where early stopping removed the bad values of a setting, it looks less important than "
-        "it is."
+        f"{tell_reach(conductor)} count: where early stopping removed the bad values of a setting, it looks less "
+        "important than it is."
     ]
     for each in found:
-        lead = f"{each.title}, {story.count(each.trials, 'trial')} that ran to the end: "
+        lead = f"{each.title}, {story.count(each.trials, 'trial')} that {tell_reach(conductor)}: "
         lines.append(lead + (each.remark or "see the figure") + ".")
         if not each.shares:
             lines[-1] = f"{each.title}: not shown, {each.remark}."
@@ -160,10 +162,10 @@ def _importances(page: Page, conductor: Conductor) -> str:
 def _coordinates(page: Page, conductor: Conductor) -> str:
     figure = coordinates_figure(conductor)
     if figure is None:
-        return paragraphs(["It takes two trials that ran to their end."])
+        return paragraphs([f"It takes two trials that {tell_reach(conductor)}."])
     lines = [
-        "A line is a trial that ran to its end; the darker, the better. Drag along an axis to see only the trials that "
-        "pass there; a click beside the drag shows all again."
+        f"A line is a trial that {tell_reach(conductor)}; the darker, the better. Drag along an axis to see only the "
+        "trials that pass there; a click beside the drag shows all again."
     ]
     return paragraphs(lines) + page.figures([figure])
 

@@ -104,11 +104,11 @@ def importance_figure(found: Importance) -> Figure:
 
 
 def coordinates_figure(conductor: Conductor) -> Figure | None:
-    """Parallel coordinates of the trials that ran to their end, best first; None for fewer than two."""
+    """Parallel coordinates of the trials that are compared, best first; None for fewer than two."""
     metric, records = conductor.plan.objective, conductor.ranked()
     if len(records) < 2:
         return None
-    objectives = [record.objective for record in records if record.objective is not None]
+    objectives = [objective for record in records if (objective := conductor.score(record)) is not None]
     values = [searched_values(conductor, record) for record in records]
     dimensions = []
     ranges = conductor.ranges
@@ -127,7 +127,10 @@ def coordinates_figure(conductor: Conductor) -> Figure | None:
     alt = f"Parallel coordinates of {len(records)} trials: a line each, through its values to its {metric.title}. "
     alt += f"The best, {objectives[0]:.3f}: {tell_values(values[0])}."
     keys = sorted(ranges)
-    rows = [(r.name, *(each[key] for key in keys), r.objective) for r, each in zip(records, values, strict=True)]
+    rows = [
+        (record.name, *(each[key] for key in keys), objective)
+        for record, each, objective in zip(records, values, objectives, strict=True)
+    ]
     table = Table(("trial", *keys, metric.title), rows)
     return Figure("All searched values at once", alt, [trace], layout, table, WIDE, 110 * len(dimensions))
 

@@ -9,7 +9,7 @@ from phenoscape_tune.search import story
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.confirm import Gain
 from phenoscape_tune.search.figures import Table, direction
-from phenoscape_tune.search.marks import stage_before, stage_winner, status_of, tell_values
+from phenoscape_tune.search.marks import stage_winner, status_of, tell_values
 from phenoscape_tune.search.markup import Page, bullets, number, paragraphs, table, text
 from phenoscape_tune.search.priority import CONFIRM
 from phenoscape_tune.search.record import COMPLETED, PRUNED
@@ -114,15 +114,16 @@ def _steps(conductor: Conductor) -> str:
     """How the objective rose from stage to stage."""
     metric, rows = conductor.plan.objective, []
     for stage in conductor.stages:
-        winner, before = stage_winner(conductor, stage), stage_before(conductor, stage)
+        winner, before = stage_winner(conductor, stage), conductor.before(stage)
         if winner is None or stage.name == CONFIRM:
             continue
-        step = None
+        step, won = None, conductor.score(winner, stage)
         if before is not None and before.name != winner.name:
-            assert before.objective is not None and winner.objective is not None
-            step = metric.sign * (winner.objective - before.objective)
+            stood = conductor.score(before, stage)
+            assert won is not None and stood is not None
+            step = metric.sign * (won - stood)
         told = tell_values(winner.values) or "the defaults"
-        rows.append((story.stage_title(stage), winner.objective, step, told, len(conductor.records(stage))))
+        rows.append((story.stage_title(stage), won, step, told, len(conductor.records(stage))))
     if not rows:
         return ""
     header = ("stage", f"{metric.title} ({direction(metric)})", "better by", "best so far", "trials")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from phenoscape_tune.layers import get_key
+from phenoscape_tune.search.ceiling import first_ceiling
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import ENDED_BY, WIDENED
 from phenoscape_tune.search.figures import direction
@@ -14,7 +15,6 @@ from phenoscape_tune.search.marks import (
     derived_keys,
     in_parts,
     searched_records,
-    stage_before,
     stage_winner,
     status_of,
     tell_value,
@@ -32,7 +32,7 @@ from phenoscape_tune.search.priority import (
     REFINE,
     Stage,
 )
-from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
+from phenoscape_tune.search.record import CAPPED, COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
 from phenoscape_tune.search.report import INTERRUPTED, Agreement, early_agreement
 from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.verdict import Outcome, outcome_edges
@@ -85,7 +85,7 @@ def tell_range(parameter: Parameter) -> str:
 
 def describe_stage(conductor: Conductor, stage: Stage) -> list[str]:
     """What a stage varied, how its trials ended, what won, and what was out of the ordinary."""
-    records, winner, metric = conductor.records(stage), stage_winner(conductor, stage), conductor.plan.objective
+    records, winner = conductor.records(stage), stage_winner(conductor, stage)
     if not stage.trials:
         return ["Not needed: the batch size did not change, so its trials went to the later stages."]
     if not records and not conductor.study.warm_trials(stage):
@@ -96,8 +96,9 @@ def describe_stage(conductor: Conductor, stage: Stage) -> list[str]:
         lines.append("Varied: " + "; ".join(f"{key}, {tell_range(ranges[key])}" for key in stage.keys) + ".")
     lines.append(f"{count(len(records), 'trial')} started: {tell_ends(records)}.")
     lines += [f"The learning rate followed the batch size: {_derived(records)}."] if derived_keys(stage) else []
+    lines += _stage_ceiling(conductor, stage)
     if stage.name != DEFAULTS:
-        lines.append(_tell_winner(stage_before(conductor, stage), winner, stage, metric.sign))
+        lines.append(_tell_winner(conductor, stage, winner))
     lines += [f"{line} (dashed line: the bound before)." for line in _widened(conductor, stage)]
     if ended_by := conductor.study.get_note(stage, ENDED_BY):
         lines.append(f"Ended early, after {len(records)} of {stage.trials} trials, by {ended_by}.")
@@ -110,6 +111,7 @@ def tell_ends(records: Sequence[TrialRecord]) -> str:
     """`3 ran to their end, 2 were stopped early`."""
     words = {
         COMPLETED: "ran to the end",
+        CAPPED: "ran to the ceiling",
         PRUNED: "stopped early",
         FAILED: "failed",
         INFEASIBLE: "out of memory",
@@ -125,16 +127,39 @@ def _derived(records: Sequence[TrialRecord]) -> str:
     return f"lr·√(B/B₀), within its range; {shown}"
 
 
-def _tell_winner(before: TrialRecord | None, winner: TrialRecord | None, stage: Stage, sign: int) -> str:
+def _tell_winner(conductor: Conductor, stage: Stage, winner: TrialRecord | None) -> str:
+    before = conductor.before(stage)
     if winner is None:
         return "No trial has run to its end here."
+    won, stood = conductor.score(winner, stage), None if before is None else conductor.score(before, stage)
     if before is not None and winner.name == before.name:
-        return f"No trial was better than {before.name}, which stays the best ({before.objective:.3f})."
-    told = f"Best: {winner.name} with {tell_values(winner.values, stage.keys)}. Its {winner.objective:.3f} is "
-    if before is None or before.objective is None or winner.objective is None:
+        return f"No trial was better than {before.name}, which stays the best ({stood:.3f})."
+    told = f"Best: {winner.name} with {tell_values(winner.values, stage.keys)}. Its {won:.3f} is "
+    if stood is None or won is None:
         return f"{told}the first value there is."
-    better = sign * (winner.objective - before.objective)
-    return f"{told}{better:.3f} better than the best before ({before.objective:.3f})."
+    better = conductor.plan.objective.sign * (won - stood)
+    return f"{told}{better:.3f} better than the best before ({stood:.3f})."
+
+
+def tell_ceiling(plan: Plan) -> str:
+    """What PASHA's rule adds to what is said of a trial's epochs; empty where it has no room."""
+    first = first_ceiling(plan.rungs)
+    if not plan.space.scheduler.pasha or first >= plan.rungs.max_epochs:
+        return ""
+    return f"; a stage's trials end at {first} unless the ranking still changes there (pasha)"
+
+
+def _stage_ceiling(conductor: Conductor, stage: Stage) -> list[str]:
+    """Where PASHA's rule ended a stage's trials, and at which epochs they are compared."""
+    at, most = conductor.compared_at(stage), conductor.plan.rungs.max_epochs
+    if stage.name == DEFAULTS or at >= most:
+        return []
+    ceiling = conductor.ceiling(stage)
+    rose = f", to which it rose from {first}" if ceiling > (first := first_ceiling(conductor.plan.rungs)) else ""
+    return [
+        f"Its trials ended at a ceiling of {ceiling} of {most} epochs{rose} (scheduler.pasha: it rises while that "
+        f"changes their ranking). They are compared at epoch {at}, which is where all values here were taken."
+    ]
 
 
 def _widened(conductor: Conductor, stage: Stage) -> list[str]:
@@ -161,6 +186,11 @@ def cautions(conductor: Conductor, outcome: Outcome | None) -> list[str]:
                 "The gain is not confirmed on images that the search never saw, and what is best of many trials is "
                 "partly luck: expect less"
             )
+            if (at := conductor.compared_at()) < plan.rungs.max_epochs:
+                lines.append(
+                    f"All trials were compared at epoch {at} of {plan.rungs.max_epochs} (scheduler.pasha): whether the "
+                    "winner is ahead at the end was not seen"
+                )
     for stage in conductor.stages:
         lines += _widened(conductor, stage)
         if ended_by := conductor.study.get_note(stage, ENDED_BY):

@@ -134,6 +134,7 @@ def describe_stages(plan: Plan) -> str:
         lines.append(f"| {stage.label} | {_plain('; '.join(ranges)) or '–'} | {stage.trials} |")
     metric, rungs = plan.objective, plan.rungs
     told = f"compared after {', '.join(map(str, rungs.levels))} epochs; one in {rungs.factor} goes on"
+    told += story.tell_ceiling(plan)
     lines += [
         "",
         f"- Objective: {_plain(metric.title)}, {direction(metric)}, on the validation part.",

@@ -78,7 +78,7 @@ def decide(conductor: Conductor) -> Outcome | None:
     searched = [record for record in valid if first is None or record.name != first.name]
     base = None
     if first is not None and first.name in runs:
-        base = _repeated(first, runs[first.name]) if runs[first.name] else _single(first)
+        base = _repeated(first, runs[first.name]) if runs[first.name] else _single(conductor, first)
     # A configuration that survives some seeds only must not win by the lucky ones.
     failed = [r for r in conductor.records() if r.stage == CONFIRM and r.status not in (COMPLETED, RUNNING)]
     unsteady = {repeat.of for repeat in failed if repeat.status != PRUNED}  # not what time cut off
@@ -86,7 +86,7 @@ def decide(conductor: Conductor) -> Outcome | None:
     searched = steady if any(runs[record.name] for record in steady) else searched
     most = max((len(runs[record.name]) for record in searched), default=0)
     candidate = max(
-        (_repeated(r, runs[r.name]) if most else _single(r) for r in searched if len(runs[r.name]) == most),
+        (_repeated(r, runs[r.name]) if most else _single(conductor, r) for r in searched if len(runs[r.name]) == most),
         key=lambda standing: metric.sign * standing.objective,
         default=None,
     )
@@ -159,9 +159,11 @@ def _measure_gain(plan: Plan, candidate: Standing, base: Standing, repeats: Sequ
     return seed_gain(known) if known else None
 
 
-def _single(record: TrialRecord) -> Standing:
-    assert record.objective is not None
-    return Standing(record, record.objective, record.error, record.seconds)
+def _single(conductor: Conductor, record: TrialRecord) -> Standing:
+    objective = conductor.score(record)
+    assert objective is not None
+    whole = conductor.plan.rungs.max_epochs / len(record.curve)  # trainings that it was a part of
+    return Standing(record, objective, record.error, record.seconds * whole)
 
 
 def _repeated(record: TrialRecord, runs: Sequence[TrialRecord]) -> Standing:

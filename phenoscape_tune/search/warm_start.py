@@ -13,7 +13,7 @@ from phenoscape_tune.errors import UserError
 from phenoscape_tune.layers import flatten, get_key
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import BATCH_SIZE, LR
-from phenoscape_tune.search.record import COMPLETED, PRUNED, TrialRecord
+from phenoscape_tune.search.record import SCORED, TrialRecord
 from phenoscape_tune.search.study import read_trials
 
 # Keys that change no trial's objective.
@@ -54,9 +54,7 @@ def read_earlier(folder: Path, saved: Mapping[str, Any], plan: Plan, fingerprint
         raise UserError(
             f"--warm-start: {folder} cannot be compared with this search:\n  {lines}\nleave out --warm-start"
         )
-    trials = [
-        r for r in read_trials(folder / "study.journal") if r.status in (COMPLETED, PRUNED) and r.values and not r.of
-    ]
+    trials = [r for r in read_trials(folder / "study.journal") if r.status in SCORED and r.values and not r.of]
     fitting = [record for record in trials if _fits(record, plan)]
     if not fitting:
         keys = sorted({key for record in trials for key in record.values})

@@ -1,17 +1,33 @@
-"""PASHA's rule, apart from what it wins or loses."""
+"""PASHA's rule: the noise of curves, the ceiling, and a whole search below it."""
 
 from __future__ import annotations
 
+import csv
+import itertools
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pasha import PashaConductor, noise, stable
+from driver import EPOCHS, Driver, by_name, learn, make_plan, open_conductor, search
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from phenoscape_tune.config import build_config
-from phenoscape_tune.evaluate.objective import METRICS
-from phenoscape_tune.search.plan import make_plan
-from phenoscape_tune.search.space import build_space
-from phenoscape_tune.search.study import Study
+from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.evaluate.objective import trial_objective
+from phenoscape_tune.search.ceiling import first_ceiling, next_ceiling, noise, stable
+from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.importance import importances
+from phenoscape_tune.search.marks import stage_points
+from phenoscape_tune.search.priority import CONFIRM, DEFAULTS
+from phenoscape_tune.search.record import CAPPED, COMPLETED, PRUNED
+from phenoscape_tune.search.report import write_leaderboard
+from phenoscape_tune.search.result_figures import coordinates_figure
+from phenoscape_tune.search.retention import Retention
+from phenoscape_tune.search.rungs import Rungs
+from phenoscape_tune.search.story import cautions, describe_stage, tell_ceiling
+from phenoscape_tune.search.verdict import decide
 
 
 def test_noise_is_the_distance_of_curves_that_change_places_twice() -> None:
@@ -45,38 +61,251 @@ def test_a_swap_within_the_noise_is_none() -> None:
     assert not stable([[0.1] * 3 + [0.9] * 5, one, other], 3, 8, 1)
 
 
-def search(folder: Path, swapping: bool) -> PashaConductor:
-    """A search with one key, the larger the better; the defaults, worst at first, may be best later."""
-    space = build_space({
-        "parameters": {"temperature": {"type": "uniform", "low": 0.05, "high": 0.5}},
-        "scheduler": {"grace_epochs": 3, "reduction_factor": 3}, "budget": {"trials": 12}, "confirm": None,
-    })  # fmt: skip
-    plan = make_plan(space, build_config({"warmup_epochs": 0}), 30, folder, METRICS["knn_accuracy"])
-    conductor = PashaConductor(plan, Study(folder / "study.journal", space.parameters, 0))
-    while (task := conductor.next_task()) is not None:
-        level = task.config.temperature
-        epoch, goes_on = 0, True
-        while goes_on:
-            epoch += 1
-            value = 0.9 if swapping and epoch > 3 and task.record.stage == "defaults" else level
-            goes_on = conductor.report(task.record.name, {"epoch": epoch, "objective": value, "seconds": 1.0})
-    return conductor
+def test_a_ceiling_rises_by_a_rung_and_never_above_the_end() -> None:
+    rungs = Rungs(3, 3, 30)  # heights 3, 9, 27, 30
+    crossing = [[0.1] * 3 + [0.4] * 27, [0.2] * 30]
+    assert first_ceiling(rungs) == 9
+    assert next_ceiling(rungs, 9, crossing, 1) == 27
+    assert next_ceiling(rungs, 27, crossing, 1) == 27  # from 9 to 27 epochs nothing changes places
+    assert next_ceiling(rungs, 30, crossing, 1) == 30
+    assert next_ceiling(rungs, 9, [], 1) == 9
+    assert first_ceiling(Rungs(3, 3, 5)) == first_ceiling(Rungs(6, 3, 5)) == 5  # no second rung: the end
 
 
-def test_trials_end_at_the_second_rung_while_the_ranking_stays(tmp_path: Path) -> None:
-    conductor = search(tmp_path, swapping=False)
-    baseline, *searched = conductor.records()
-    assert len(baseline.curve) == 30
-    exempt = [record for record in searched if conductor.is_exempt(record)]
-    assert len(exempt) == 1 and len(exempt[0].curve) == 30
-    assert {len(record.curve) for record in searched if record not in exempt} <= {3, 9}
-    assert conductor.ceilings == {}
-    best = max(searched, key=lambda record: record.values["temperature"])
-    assert conductor.ranked()[0].name == best.name  # compared at equal epochs, though it was not trained to the end
+# A whole search; with 9 epochs and rungs at 2, 4 and 8 the first ceiling is 4
+
+PASHA: dict[str, Any] = {"scheduler": {"pasha": True}}
+
+
+def swapping(config: TrainConfig, epoch: int) -> float:
+    """Who is best at the first rung is worst at the second, and stays so."""
+    value = learn(config, 9)
+    return 1 - value if epoch <= 2 else value
+
+
+def searched(conductor: Conductor) -> list[Any]:
+    """The trials that no exception lets run to their ends."""
+    return [r for r in conductor.records() if r.stage not in (DEFAULTS, CONFIRM) and not conductor.is_exempt(r)]
+
+
+@pytest.fixture(scope="module")
+def capped(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    """A search whose ranking never changes, for tests that only look at it."""
+    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("capped"), **PASHA)))
+    driver.run()
+    return driver
+
+
+@pytest.fixture(scope="module")
+def unconfirmed(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
+    return search(tmp_path_factory.mktemp("unconfirmed"), **PASHA, confirm=None)
+
+
+def test_trials_end_at_the_second_rung_while_the_ranking_stays(capped: Driver) -> None:
+    conductor = capped.conductor
+    assert conductor.done
+    assert {(r.status, len(r.curve)) for r in searched(conductor)} == {(PRUNED, 2), (CAPPED, 4)}
+    assert all("the ceiling was epoch 4" in r.reason for r in searched(conductor) if r.status == CAPPED)
+    # The defaults, a random trial a stage and the confirmation run to their ends.
+    whole = [r for r in conductor.records() if r.name not in {each.name for each in searched(conductor)}]
+    assert {(r.status, len(r.curve)) for r in whole} == {(COMPLETED, EPOCHS)}
+    assert [conductor.ceiling(stage) for stage in conductor.stages] == [EPOCHS, 4, 4, EPOCHS]
+
+
+def test_without_it_the_same_search_trains_the_survivors_on(tmp_path: Path) -> None:
+    conductor = search(tmp_path)
+    assert not any(record.status == CAPPED for record in conductor.records())
+    assert [conductor.compared_at(stage) for stage in conductor.stages] == [EPOCHS] * 4
+    assert max(len(record.curve) for record in searched(conductor)) == EPOCHS
 
 
 def test_the_ceiling_rises_where_the_ranking_changes(tmp_path: Path) -> None:
-    conductor = search(tmp_path, swapping=True)
-    assert conductor.ceilings == {"temperature": 2}  # from 9 to 27 epochs, between which it stays
-    searched = [record for record in conductor.records()[1:] if not conductor.is_exempt(record)]
-    assert max(len(record.curve) for record in searched) == 27
+    conductor = search(tmp_path, swapping, **PASHA)
+    assert [conductor.ceiling(stage) for stage in conductor.stages[1:3]] == [8, 8]  # from 4 to 8 epochs it stays
+    assert max(len(record.curve) for record in searched(conductor)) == 8
+    assert "to which it rose from 4" in " ".join(describe_stage(conductor, conductor.stages[1]))
+
+
+def test_trials_are_compared_at_equal_epochs(capped: Driver) -> None:
+    """The one that ran to its end was not worth more than it was at the ceiling."""
+    conductor = capped.conductor
+    ranked = conductor.ranked()
+    at = [trial_objective(record.curve[:4]) for record in ranked]
+    assert at == sorted(at, reverse=True)
+    assert [conductor.score(record) for record in ranked] == at
+    assert {record.status for record in ranked} == {COMPLETED, CAPPED}
+    # By the objectives of their ends the baseline would stand higher: its curve goes on rising.
+    baseline = conductor.baseline
+    assert baseline is not None and baseline.objective is not None
+    ends = sorted((record.objective or 0.0 for record in ranked), reverse=True)
+    assert ends.index(baseline.objective) < [record.name for record in ranked].index(baseline.name)
+
+
+def test_a_stages_winner_is_its_best_at_the_ceiling(capped: Driver) -> None:
+    conductor = capped.conductor
+    for stage, before, winner in zip(conductor.stages[1:3], conductor.winners, conductor.winners[1:], strict=False):
+        assert before is not None and winner is not None
+        assert conductor.before(stage) == before
+        reached = [record for record in conductor.records(stage) if len(record.curve) >= 4]
+        assert winner == max([before, *reached], key=lambda record: trial_objective(record.curve[:4]))
+    assert conductor.winners[-1] is not None and conductor.winners[-1].status == CAPPED
+
+
+def test_a_winner_with_fewer_epochs_sets_where_the_next_stage_compares(tmp_path: Path) -> None:
+    def late(config: TrainConfig, epoch: int) -> float:
+        return learn(config, epoch) if config.temperature == 0.1 else swapping(config, epoch)
+
+    conductor = search(tmp_path, late, **PASHA, base=build_config({"seed": 6}))
+    lr, temperature = conductor.stages[1:3]
+    won = conductor.before(temperature)
+    assert won is not None and len(won.curve) == 4
+    assert (conductor.ceiling(lr), conductor.ceiling(temperature)) == (4, 8)
+    assert conductor.compared_at(temperature) == conductor.compared_at() == 4
+
+
+def test_the_confirmation_repeats_the_best_at_the_ceiling_in_whole_trainings(capped: Driver) -> None:
+    conductor = capped.conductor
+    names = {record.of for record in conductor.records(conductor.stages[-1])}
+    baseline = conductor.baseline
+    assert baseline is not None
+    best = [record.name for record in conductor.ranked() if record.name != baseline.name][:2]
+    assert names == {baseline.name, *best}
+    outcome = decide(conductor)
+    assert outcome is not None and outcome.candidate is not None
+    runs = [r.objective for r in conductor.records() if r.of == outcome.candidate.record.name]
+    assert outcome.candidate.objective == pytest.approx(sum(value or 0.0 for value in runs) / len(runs))
+
+
+def test_without_a_confirmation_baseline_and_candidate_are_compared_at_equal_epochs(unconfirmed: Conductor) -> None:
+    outcome = decide(unconfirmed)
+    assert outcome is not None and outcome.baseline is not None and outcome.candidate is not None
+    assert outcome.baseline.objective == trial_objective(outcome.baseline.record.curve[:4])
+    assert outcome.candidate.record.status == CAPPED
+    assert outcome.candidate.objective == trial_objective(outcome.candidate.record.curve)
+    assert outcome.candidate.seconds == pytest.approx(EPOCHS)  # of a whole training, at a second an epoch
+    assert any("compared at epoch 4 of 9" in line for line in cautions(unconfirmed, outcome))
+
+
+def test_the_leaderboard_has_those_that_are_compared_first_with_values_of_equal_epochs(capped: Driver) -> None:
+    conductor = capped.conductor
+    write_leaderboard(conductor)
+    with (conductor.plan.folder / "leaderboard.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["stage"] != CONFIRM]
+    ranked = conductor.ranked()
+    assert [row["trial"] for row in rows[: len(ranked)]] == [record.name for record in ranked]
+    assert [row["objective"] for row in rows[: len(ranked)]] == [f"{conductor.score(r):.4f}" for r in ranked]
+    assert [row["rank"] for row in rows] == [str(number) for number in range(1, len(rows) + 1)]
+    baseline = next(row for row in rows if row["stage"] == DEFAULTS)
+    assert (baseline["epochs"], baseline["reason"]) == ("9", "objective: at epoch 4, where trials are compared")
+    assert {row["status"] for row in rows[len(ranked) :]} == {"pruned"}
+
+
+def test_a_stage_tells_of_its_ceiling_and_shows_values_of_equal_epochs(capped: Driver) -> None:
+    conductor = capped.conductor
+    stage = conductor.stages[1]
+    told = " ".join(describe_stage(conductor, stage))
+    assert "ended at a ceiling of 4 of 9 epochs (scheduler.pasha" in told
+    assert "ran to the ceiling" in told
+    for point in stage_points(conductor, stage):
+        assert point.objective == trial_objective(point.record.curve[:4])
+    assert tell_ceiling(conductor.plan) == "; a stage's trials end at 4 unless the ranking still changes there (pasha)"
+    short = replace(conductor.plan, rungs=Rungs(8, 3, EPOCHS))
+    assert tell_ceiling(short) == ""  # no second rung below the end
+
+
+def test_figures_and_importances_count_the_trials_that_are_compared(tmp_path: Path) -> None:
+    conductor = search(tmp_path, order="joint", **PASHA, budget={"trials": 40}, confirm=None)
+    ranked = conductor.ranked()
+    assert len(ranked) >= 10
+    figure = coordinates_figure(conductor)
+    assert figure is not None and figure.table is not None
+    assert [(row[0], row[-1]) for row in figure.table.rows] == [(r.name, conductor.score(r)) for r in ranked]
+    (found,) = importances(conductor)
+    assert found.trials == len(ranked) - 1  # the baseline is no trial of the stage
+    assert found.shares.keys() == {"lr", "temperature"}
+
+
+def test_the_best_keep_their_checkpoints_though_they_did_not_run_to_their_ends(tmp_path: Path) -> None:
+    conductor = search(tmp_path, **PASHA, keep=2)
+    for record in conductor.records():
+        folder = conductor.plan.folder / "trials" / record.name / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / "last.ckpt").write_bytes(b"weights")
+    Retention(conductor).sweep()
+    kept = {path.parents[1].name for path in conductor.plan.folder.glob("trials/*/checkpoints/last.ckpt")}
+    baseline = conductor.baseline
+    assert baseline is not None
+    assert kept == {baseline.name, *(record.name for record in conductor.ranked()[:2])}
+
+
+def test_a_failed_trial_is_not_compared_and_raises_no_ceiling(tmp_path: Path) -> None:
+    def collapsing(config: TrainConfig, epoch: int) -> dict[str, float]:
+        bad = config.lr > 0.01 and epoch > 1
+        return {"objective": 0.99 if bad else learn(config, epoch), "feature_std": 0.0 if bad else 0.3, "rankme": 9.0}
+
+    conductor = search(tmp_path, collapsing, **PASHA)
+    assert any("collapsed" in record.reason for record in conductor.records())
+    assert all("collapsed" not in record.reason for record in conductor.ranked())
+    assert conductor.ceiling(conductor.stages[1]) == 4
+
+
+def test_less_may_be_better(tmp_path: Path) -> None:
+    conductor = search(
+        tmp_path, lambda config, epoch: 1 - learn(config, epoch), **PASHA, metric_name="reference_contrast"
+    )
+    at = [trial_objective(record.curve[:4]) for record in conductor.ranked()]
+    assert at == sorted(at)
+    assert conductor.ceiling(conductor.stages[1]) == 4
+
+
+# Stop and resume
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
+    """A search whose ceilings rise, run one trial after the other without a stop, and its reports."""
+    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("unbroken"), **PASHA)), swapping, concurrent=1)
+    return driver.conductor, sum(1 for _ in driver.reports())
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
+    unbroken: tuple[Conductor, int], data: st.DataObject
+) -> None:
+    expected, reports = unbroken
+    stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
+    with tempfile.TemporaryDirectory() as folder:
+        plan = make_plan(Path(folder), **PASHA)
+        for before, stop in itertools.pairwise([0, *stops]):
+            Driver(open_conductor(plan), swapping, concurrent=1).run(stop - before)
+        conductor = Driver(open_conductor(plan), swapping, concurrent=1).run()
+        assert conductor.records() == expected.records()
+        assert conductor.winners == expected.winners
+        assert [conductor.ceiling(s) for s in conductor.stages] == [expected.ceiling(s) for s in expected.stages]
+
+
+def test_a_trial_stopped_between_the_ceilings_report_and_its_end_is_capped_not_gone_on_with(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, **PASHA)
+    conductor = open_conductor(plan)
+    for _ in Driver(conductor, concurrent=1).reports():
+        last = conductor.records()[-1]
+        if last.stage == "lr" and not conductor.is_exempt(last) and len(last.curve) == 3:
+            break
+    config = conductor.config_of(last)
+    conductor.study.report(last, {"epoch": 4, "objective": learn(config, 4)})  # in the journal; the decision is not
+    again = open_conductor(plan)
+    Driver(again, concurrent=1).run()
+    record = by_name(again)[last.name]
+    assert (record.status, len(record.curve)) == (CAPPED, 4)
+
+
+def test_a_later_search_may_learn_from_capped_trials(tmp_path: Path, capped: Driver) -> None:
+    known = [r for r in capped.conductor.records() if r.values and not r.of]
+    warm = [replace(record, name=f"earlier:{record.name}", warm=True) for record in known]
+    conductor = open_conductor(make_plan(tmp_path, **PASHA, order="joint"), warm=warm)
+    Driver(conductor).run()
+    joint = conductor.stages[1]
+    told = conductor.study.warm_trials(joint)
+    assert {record.status for record in told} == {COMPLETED, CAPPED, PRUNED}
+    assert any(record.warm and record.status == CAPPED for record in conductor.ranked())
