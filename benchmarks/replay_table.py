@@ -1,4 +1,4 @@
-"""What follows from replayed searches: regret and cost of each, who reaches whose quality for how much, one figure."""
+"""What follows from replayed searches: regret and cost of each, who reaches whose quality for how much."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from confirmations import RULES
 from record import describe
 from replay import SCORES, STRATEGIES, identity, surrogate_of
+from replay_figure import PICTURE, RESULTS, draw
 from replay_ratios import (
     GRID,
     Lines,
@@ -24,22 +24,9 @@ from replay_ratios import (
 )
 from surrogate import BATCH_SIZES, KEYS, NOISES, Surrogate, read_rows
 
-RESULTS = Path(__file__).parent / "results" / "replay.json"
-PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "replay.png"
 PASHA = "PASHA"
 YARDSTICK, STOCK = "random", ("TPE + ASHA", "TPE + ASHA, Ray's defaults")
 AGAINST = {"staged": ("joint",), "staged, refine": ("staged", "joint")}
-SHOWN = {  # of the figure
-    "random": "tab:gray",
-    "random + ASHA": "tab:olive",
-    "TPE": "tab:brown",
-    "TPE + ASHA": "tab:red",
-    "TPE + ASHA, Ray's defaults": "tab:pink",
-    "staged": "tab:blue",
-    "staged, refine": "tab:cyan",
-    "joint": "tab:green",
-    "joint, drop": "tab:purple",
-}
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -174,34 +161,6 @@ def paired(groups: Mapping[str, Mapping[int, Lines]]) -> list[dict[str, Any]]:
     return found
 
 
-def draw(objectives: dict[str, dict[str, Any]], path: Path) -> None:
-    """Regret against cost: the searches of others at any time, the project's where they end."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(objectives), figsize=(6.5 * len(objectives), 4.6), sharey=True, squeeze=False)
-    for axis, (name, found) in zip(axes[0], objectives.items(), strict=True):
-        for strategy, colour in SHOWN.items():
-            rows = [row for row in found["searches"] if row["strategy"] == strategy]
-            if rows and "clear_share" in rows[0]:
-                at, regrets, errors = ([row[key] for row in rows] for key in ("cost", "regret", "regret_se"))
-                axis.errorbar(
-                    at, regrets, errors, marker="o", ms=4, capsize=2, color=colour, label=f"{strategy} (ours)"
-                )
-            elif rows:
-                curve = found["anytime"][f"{strategy} ({rows[0]['budget']})"]
-                axis.plot(GRID, [np.nan if value is None else value for value in curve], color=colour, label=strategy)
-        axis.set(xscale="log", xlabel="device time, in whole trainings", title=SCORES[name][0].title)
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("regret (linear-probe accuracy below the best)")
-    axes[0][-1].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
 def told(found: Mapping[str, Any]) -> str:
     """A ratio and its interval; what it is not, where there is none."""
     ends = [f"{found[key]:.2f}" if found[key] is not None else "never" for key in ("ratio", "low", "high")]
@@ -248,4 +207,4 @@ def write_table(study: str, noise: str, lines: Lines) -> None:
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     RESULTS.write_text(json.dumps({**known, f"{study}, noise: {noise}": found}, indent=1) + "\n")
     if noise == NOISES[0]:
-        draw({name: objectives[name] for name in list(objectives)[:2]}, PICTURE)
+        draw(objectives, PICTURE)
