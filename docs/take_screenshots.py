@@ -1,12 +1,15 @@
-"""Take the pictures of the documents: a search's report.html and TensorBoard's HPARAMS tab, by headless Chromium.
+"""Take the pictures of the documents: a search's report.html and the tabs of TensorBoard, by headless Chromium.
 
 python docs/take_screenshots.py outputs/demo docs/pictures --only report
+python docs/take_screenshots.py outputs/birds docs/pictures --only tensorboard
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import io
+import json
 import re
 import shutil
 import socket
@@ -26,11 +29,20 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 MOST_BYTES = 200_000
 MARGIN = 24  # px below the content of a trimmed picture
 TENSORBOARD_SECONDS = 90.0
-TABS = {"timeseries": 900, "custom_scalars": 900, "hparams": 800, "images": 900, "text": 660}  # heights of the window
+# Address, width and height (px) of each tab. Without the smoothing that TensorBoard begins with, which draws lines that
+# were not measured; with all runs, of which it shows none at first where there are more than 40.
+TABS = {
+    "timeseries": ("?smoothing=0#timeseries", 1280, 900),
+    "custom_scalars": ("#custom_scalars&_smoothingWeight=0&runSelectionState={runs}", 1920, 900),
+    "hparams": ("#hparams", 1920, 900),
+    "images": ("#images&runSelectionState={runs}", 1280, 900),
+    "text": ("#text&runSelectionState={runs}", 1280, 660),
+}
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--virtual-time-budget=20000",
+    # Where there is WebGL 2, lines are drawn in a thread of their own, which the browser's virtual time does not await.
+    *("--disable-webgl2", "--virtual-time-budget=60000"),
 )
 # What a screenshot shows of the page: its head with the result, one stage, the confirmation.
 HEAD = "<style>header nav, section:not(#result), #result > pre ~ * { display: none }</style></body>"
@@ -131,11 +143,15 @@ def take_stages(browser: str, folder: Path, pictures: Path) -> None:
         _take_part(browser, folder, style, pictures / f"{name}.png")
 
 
-def take_tensorboard(browser: str, folder: Path, pictures: Path) -> None:
-    """TensorBoard's HPARAMS tab of a search."""
+def take_tensorboard(browser: str, folder: Path, pictures: Path, width: int | None = None) -> None:
+    """TensorBoard's tabs of a search, each at its own width or at the one given (px)."""
     with tensorboard(folder) as address:
-        for tab, height in TABS.items():
-            take(browser, f"{address}/#{tab}", (1440, height), pictures / f"tensorboard_{tab}.png")
+        with urllib.request.urlopen(f"{address}/data/runs", timeout=30) as answer:
+            shown = json.dumps(dict.fromkeys(json.loads(answer.read()), True))
+        runs = base64.b64encode(shown.encode()).decode()
+        for tab, (place, wide, high) in TABS.items():
+            picture = pictures / f"tensorboard_{tab}.png"
+            take(browser, f"{address}/{place.format(runs=runs)}", (width or wide, high), picture)
 
 
 def _take_part(browser: str, folder: Path, style: str, picture: Path) -> None:
@@ -155,7 +171,7 @@ def _report(folder: Path) -> str:
     return report.read_text(encoding="utf-8")
 
 
-KINDS = {"report": take_report, "stages": take_stages, "tensorboard": take_tensorboard}
+KINDS = ("report", "stages", "tensorboard")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -164,13 +180,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("search", type=Path, help="folder of a finished search")
     parser.add_argument("pictures", type=Path, help="folder to write to")
     parser.add_argument("--only", choices=KINDS, help="what to take pictures of (default: all)")
+    parser.add_argument("--width", type=int, help="of TensorBoard's pictures, in pixels (default: each tab's own)")
     args = parser.parse_args(argv)
     try:
         browser = find_browser()
         args.pictures.mkdir(parents=True, exist_ok=True)
-        for kind, take_kind in KINDS.items():
-            if args.only in (None, kind):
-                take_kind(browser, args.search, args.pictures)
+        for kind in (args.only,) if args.only else KINDS:
+            if kind == "report":
+                take_report(browser, args.search, args.pictures)
+            elif kind == "stages":
+                take_stages(browser, args.search, args.pictures)
+            else:
+                take_tensorboard(browser, args.search, args.pictures, args.width)
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 2

@@ -47,6 +47,10 @@ HELD = {
     r"python scripts/tune.py .*spectral.yaml .*": "tests/cli/test_tune.py::test_a_search_compares_all_bands",
     r"python scripts/tune.py --space augmentation.yaml .*": "tests/cli/test_tune.py::test_a_search_leaves",
     r"python scripts/tune.py .* storage=s3:.*": "tests/faults/test_remote_storage.py::test_a_search_on_s3_goes_on",
+    r"python scripts/tune.py --space full.yaml .*": "ten minutes; its plan is made here",
+    r"python scripts/tune.py --space docs/example/staged_cifar.yaml .*": (
+        "tests/test_docs.py::test_the_command_of_the_tuning_guide_gives_the_configuration_in_its_report"
+    ),
     r"python scripts/train.py --resume s3:.*": "tests/training/test_uploads.py::test_a_run_on_s3_goes_on",
     r"python scripts/train.py --config outputs/demo/best.yaml": "the same of another search runs here",
     r"python docs/write_configuration.py": "tests/test_docs.py::test_the_table_of_keys_is_current",

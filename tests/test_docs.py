@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ast
+import html
 import importlib.util
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
+from pages import commands
 
-from phenoscape_tune.config import known_keys
-from phenoscape_tune.layers import load_config
+from phenoscape_tune.cli.tune import build_parser
+from phenoscape_tune.config import build_config, known_keys
+from phenoscape_tune.layers import load_config, parse_overrides
+from phenoscape_tune.search.space import load_space
+from phenoscape_tune.yaml_file import dump_mapping
 
 ROOT = Path(__file__).parent.parent
 FAULTS = [*range(1, 24)]  # of docs/guarantees.md
@@ -112,3 +119,21 @@ def test_each_fault_has_a_test_that_exists() -> None:
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
     assert [int(number) for number, _ in rows] == FAULTS
     assert all("`test" in row or row.endswith("the same") for _, row in rows)
+
+
+def test_the_command_of_the_tuning_guide_gives_the_configuration_in_its_report() -> None:
+    """What the report of the example gives as its winner's configuration is what the command makes, but for the keys
+    that were searched, and for keys that came later."""
+    (command,) = (c.text for c in commands("docs/tuning.md") if "staged_cifar.yaml" in c.text)
+    asked = build_parser().parse_intermixed_args(shlex.split(command)[2:])
+    made = yaml.safe_load(dump_mapping(build_config(parse_overrides(asked.overrides)).to_mapping()))
+    report = (ROOT / "docs" / "example" / "report.html").read_text(encoding="utf-8")
+    block = re.search(r"^data_dir: .*?(?=</)", report, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    told = yaml.safe_load(html.unescape(block[0]))
+    searched = load_space(str(ROOT / asked.space))[0].parameters
+    differ = {key for key in told if told[key] != made[key]}
+    assert differ == {*(key.partition(".")[0] for key in searched), "out_dir", "modality"}
+    changed = {f"transforms.{key}" for key, value in told["transforms"].items() if value != made["transforms"][key]}
+    assert changed == {key for key in searched if "." in key}
+    assert told["modality"] == "rgb"  # what `auto` finds

@@ -106,6 +106,7 @@ def look_at_data(
     Returns the plan, the base's images, and the most channels that a trial may have.
     """
     from phenoscape_tune.augment_checks import check_transforms
+    from phenoscape_tune.data.labels import doubt_of_classes
     from phenoscape_tune.data.parts import FEW_A_CLASS, open_parts, settle
     from phenoscape_tune.evaluate.objective import choose_metric
     from phenoscape_tune.search.choices import open_choices
@@ -124,6 +125,8 @@ def look_at_data(
             f"objective.metric: probe_accuracy: no image of the validation part is labelled in {base.labels}; label "
             "three images of each class or more, or write metric: knn_accuracy"
         )
+    if metric.needs_labels and base.labels is None and (doubt := doubt_of_classes(parts.classes)):
+        warn([doubt])
     if parts.few_labels and space.objective.metric == "auto":
         told = (
             f"objective: {metric.title}: below {FEW_A_CLASS} labelled images a class labels ranked trials less surely "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from phenoscape_tune.data.listing import HEADER_SUFFIX
 from phenoscape_tune.errors import UserError
 
 PART_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+# Numbers and dates; what a camera calls its folders (the DCF standard: three digits and five characters, 100CANON).
+NO_CLASS_NAME = re.compile(r"[\d\W_]+|\d{3}[A-Z\d_]{5}")
 
 
 def labels_from_folders(root: Path, names: Sequence[str]) -> tuple[list[str] | None, str]:
@@ -40,7 +43,19 @@ def labels_from_folders(root: Path, names: Sequence[str]) -> tuple[list[str] | N
             f"no labels: {loose} of {len(names)} images lie directly in {parent.name or parent}, "
             f"beside {len(classes)} sub-folder{'s' if len(classes) > 1 else ''}"
         )
-    return [below[name.rpartition("/")[0]][0] for name in names], f"labels from {len(classes)} class sub-folders"
+    told = f"labels from {len(classes)} class sub-folders ({_shorten(classes, 3)})"
+    return [below[name.rpartition("/")[0]][0] for name in names], told
+
+
+def doubt_of_classes(classes: Sequence[str]) -> str | None:
+    """What is told where all of a folder's sub-folders have names that classes seldom have; None elsewhere."""
+    if not classes or not all(NO_CLASS_NAME.fullmatch(name) for name in classes):
+        return None
+    return (
+        f"data_dir: its sub-folders are named by numbers, dates or cameras ({_shorten(classes, 3)}) and are taken for "
+        "classes; if they are none, write objective: {metric: reference_contrast} in the space file, which needs no "
+        "labels, or give labels=FILE.csv"
+    )
 
 
 def read_label_rows(path: Path) -> tuple[dict[str, tuple[str, str]], bool]:
