@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 from tune_command import TINY, bad
 
-from phenoscape_tune.cli.question import refuse_changes, resolve_search
+from phenoscape_tune.cli.question import look_at_data, refuse_changes, resolve_search
 from phenoscape_tune.cli.request import SearchRequest, request_of
 from phenoscape_tune.cli.tune import build_parser
 from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.layers import set_key
+from phenoscape_tune.layers import parse_overrides, set_key
 from phenoscape_tune.search.space import build_space
 from phenoscape_tune.yaml_file import dump_mapping, load_mapping
 
@@ -258,3 +259,25 @@ def test_a_warm_start_from_what_cannot_be_compared_names_the_differences(
                  "max_epochs: 9 there, 4 here", "temperature: 0.3 there, 0.1 here"):  # fmt: skip
         assert told in error
     assert not (tmp_path / "x").exists()
+
+
+def test_folders_that_look_like_dates_are_doubted_where_they_decide(
+    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for year, name in zip(("2019", "2020", "2021"), sorted(path.name for path in birds.iterdir()), strict=True):
+        (tmp_path / "images" / year).mkdir(parents=True)
+        for image in (birds / name).iterdir():
+            (tmp_path / "images" / year / image.name).symlink_to(image)
+
+    def told(metric: str, *more: str) -> str:
+        space = build_space({**yaml.safe_load(SPACE), "objective": {"metric": metric}})
+        config = build_config({"data_dir": str(tmp_path / "images"), **parse_overrides([*TINY, *more])})
+        look_at_data(space, config, 8, tmp_path / "x", quiet=True)
+        return capsys.readouterr().err
+
+    assert "sub-folders are named by numbers, dates or cameras (2019, 2020, 2021)" in told("auto")
+    assert "named by numbers" not in told("reference_contrast")
+    table = tmp_path / "labels.csv"
+    names = sorted(path.relative_to(tmp_path / "images").as_posix() for path in (tmp_path / "images").rglob("*.*"))
+    table.write_text("filename,label\n" + "".join(f"{name},{place % 2}\n" for place, name in enumerate(names)))
+    assert "named by numbers" not in told("auto", f"labels={table}")

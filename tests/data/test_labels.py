@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from phenoscape_tune.data.labels import doubt_of_classes
 from phenoscape_tune.data.specimens import find_specimens
 from phenoscape_tune.errors import UserError
 
@@ -36,7 +37,33 @@ def test_class_folders_give_labels_below_the_folder_that_all_share(tmp_path: Pat
     assert found.labels.dtype == np.int64
     assert found.labels.tolist() == [0, 1, 1]
     assert found.groups == found.names
-    assert found.label_source == "labels from 2 class sub-folders"
+    assert found.label_source == "labels from 2 class sub-folders (finch, wren)"
+
+
+def test_of_many_class_folders_three_are_named(tmp_path: Path) -> None:
+    found = find_specimens(touch(tmp_path, *(f"{name}/1.png" for name in ("wren", "finch", "crow", "owl", "tit"))))
+    assert found.label_source == "labels from 5 class sub-folders (crow, finch, owl and 2 more)"
+
+
+@pytest.mark.parametrize(
+    ("classes", "doubtful"),
+    [
+        (("2019", "2020-05-03", "2021_06"), True),
+        (("100CANON", "101_PANA", "102MSDCF"), True),
+        (("1", "2", "3"), True),
+        (("finch", "wren"), False),
+        (("2019", "wren"), False),  # one that is none of these is enough
+        (("Morpho 1", "Morpho 2"), False),
+        (("12 mm", "14 mm"), False),
+        ((), False),
+    ],
+)
+def test_folders_named_by_numbers_dates_or_cameras_are_doubted(classes: tuple[str, ...], doubtful: bool) -> None:
+    told = doubt_of_classes(classes)
+    assert (told is not None) == doubtful
+    if told is not None:
+        assert f"({', '.join(classes)})" in told
+        assert "objective: {metric: reference_contrast}" in told
 
 
 @pytest.mark.parametrize(
