@@ -58,9 +58,11 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or not key.strip():
+            is_folder = Path(argument).is_dir()
+            told = f"for the folder of your images write data_dir={argument}" if is_folder else "for example: lr=0.001"
             raise UserError(
-                f"'{argument}' is neither an option nor key=value; for example: lr=0.001. A value with spaces needs "
-                'quotation marks around it: "data_dir=my birds"'
+                f"'{argument}' is neither an option nor key=value; {told}. A value with spaces needs quotation marks "
+                'around it: "data_dir=my birds"'
             )
         set_key(mapping, key.strip(), value if _is_text(key.strip(), value) else parse_scalar(value))
     return mapping

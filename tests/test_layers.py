@@ -105,6 +105,11 @@ def test_an_argument_that_is_no_override_is_refused(argument: str) -> None:
         parse_overrides([argument])
 
 
+def test_a_folder_alone_is_told_its_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"key=value; for the folder of your images write data_dir={tmp_path}"):
+        parse_overrides([str(tmp_path)])
+
+
 def test_an_override_is_judged_together_with_the_file(tmp_path: Path) -> None:
     config = load_text(tmp_path, "test_fraction: 0.0\n", "val_fraction=0.9")
     assert (config.val_fraction, config.test_fraction) == (0.9, 0.0)

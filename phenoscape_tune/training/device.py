@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,6 +36,19 @@ def be_deterministic(wanted: bool) -> None:
     torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted
     torch.set_float32_matmul_precision("highest" if wanted else "high")
+
+
+@contextmanager
+def settings_given_back() -> Iterator[None]:
+    """Leave the process with the settings of torch that it had: a notebook computes on after a run."""
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_float32_matmul_precision(precision)
 
 
 def adapt(encoder: Encoder, config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> Encoder:

@@ -17,7 +17,7 @@ from phenoscape_tune.data.parts import Parts, open_parts, settle
 from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.files import naming_full_disk
 from phenoscape_tune.training.advice import Advisor
-from phenoscape_tune.training.device import default_device
+from phenoscape_tune.training.device import default_device, settings_given_back
 from phenoscape_tune.training.device_use import DeviceUse
 from phenoscape_tune.training.early_stopping import describe_stop, epochs_without_improvement
 from phenoscape_tune.training.evaluation import find_neighbours, test, validate
@@ -53,7 +53,7 @@ def train_simclr(
     """
     options, parts = options or RunOptions(), parts or open_parts(config)
     config = settle(config, parts.images.recipe)
-    with naming_full_disk(Path(config.out_dir)):
+    with naming_full_disk(Path(config.out_dir)), settings_given_back():
         return _train(start_run(config, device or default_device(config), options, parts), report, options)
 
 

@@ -12,6 +12,7 @@ from phenoscape_tune.training.device import (
     be_deterministic,
     default_device,
     has_fast_bf16,
+    settings_given_back,
     strides_over_one_pixel,
 )
 
@@ -88,14 +89,19 @@ def test_a_backbone_that_cannot_be_checkpointed_is_refused() -> None:
         adapt(encoder, config, torch.device("cpu"), print)
 
 
-def test_deterministic_is_switched_on_and_off() -> None:
-    try:
+def settings() -> tuple[bool, bool, str]:
+    found = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    return *found, torch.get_float32_matmul_precision()
+
+
+def test_deterministic_is_switched_on_and_off_and_the_callers_settings_are_given_back() -> None:
+    before = settings()
+    with settings_given_back():
         be_deterministic(True)
-        assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.backends.cudnn.benchmark
-    finally:
+        assert settings() == (True, False, "highest")
         be_deterministic(False)
-    assert not torch.are_deterministic_algorithms_enabled()
+        assert settings() == (False, True, "high")
+    assert settings() == before
 
 
 def test_synchronised_norms_keep_the_activation_that_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
