@@ -1,11 +1,7 @@
-import errno
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,70 +9,16 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
+from studies import BATCH, LR, PARAMETERS, open_study, report_all, snapshot, storage, stored
 
-from phenoscape_tune.errors import NoSpaceLeft, UserError
-from phenoscape_tune.search.journal import JournalLock
-from phenoscape_tune.search.parameter import Parameter
+from phenoscape_tune.errors import UserError
 from phenoscape_tune.search.priority import Stage
 from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING, TrialRecord
 from phenoscape_tune.search.study import Study, confirm_stage
 
-PARAMETERS = {
-    "lr": Parameter(type="loguniform", low=1e-5, high=1e-1),
-    "batch_size": Parameter(type="choice", values=[16, 32, 64]),
-    "temperature": Parameter(type="uniform", low=0.05, high=0.5),
-}
-LR = Stage(1, "lr", ("lr",), 6)
-BATCH = Stage(2, "batch_size", ("batch_size",), 4)
-
-
-def open_study(folder: Path, stage: Stage = LR, taken_over: TrialRecord | None = None, seed: int = 0) -> Study:
-    study = Study(folder / "study.journal", PARAMETERS, seed)
-    study.open_stage(stage, taken_over, taken_over.values if taken_over else None)
-    return study
-
-
-def storage(folder: Path) -> JournalStorage:
-    """The journal as Optuna itself opens it; under our lock, as its own would wait 30 s for ours to go."""
-    journal = folder / "study.journal"
-    return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))  # type: ignore[arg-type]
-
-
-def stored(folder: Path, stage: Stage = LR) -> list[FrozenTrial]:
-    """What the journal holds, as Optuna itself reads it."""
-    return optuna.load_study(study_name=stage.study_name, storage=storage(folder)).get_trials()
-
-
-def report_all(study: Study, record: TrialRecord, values: list[float]) -> TrialRecord:
-    for epoch, value in enumerate(values, start=len(record.curve) + 1):
-        record = study.report(record, {"epoch": epoch, "objective": value, "objective_error": 0.01, "seconds": 2.0})
-    return record
-
-
 # States
-
-
-def test_a_full_disk_takes_a_half_written_line_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "study.journal"
-    study = open_study(tmp_path)
-    record = study.ask(LR, {})
-    before, sync = path.read_bytes(), os.fsync
-
-    def half(number: int) -> None:
-        os.truncate(path, len(before) + 20)
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", half)
-    with pytest.raises(NoSpaceLeft, match=f"No space left on the disk of {tmp_path}"):
-        study.report(record, {"epoch": 1, "objective": 0.5, "seconds": 1.0})
-    assert path.read_bytes() == before
-    # Once there is space, the same study goes on.
-    monkeypatch.setattr(os, "fsync", sync)
-    assert study.report(record, {"epoch": 1, "objective": 0.5, "seconds": 1.0}).curve == (0.5,)
 
 
 def test_a_completed_trial_has_the_mean_of_its_last_three_evaluations(tmp_path: Path) -> None:
@@ -240,10 +182,6 @@ def test_a_winner_outside_of_the_range_is_not_added(values: dict[str, Any], tmp_
 # Resume
 
 
-def snapshot(folder: Path) -> list[TrialRecord]:
-    return open_study(folder).trials(LR)
-
-
 def test_a_study_opened_again_has_equal_records(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     study.tell(report_all(study, study.ask(LR, {}, {"gpus": 1.0}), [0.1, 0.2, 0.3]), COMPLETED)
@@ -259,7 +197,7 @@ def test_another_process_reads_equal_records(tmp_path: Path) -> None:
     study.tell(report_all(study, study.ask(LR, {}), [0.1, 0.2, 0.3]), COMPLETED)
     report_all(study, study.ask(LR, {}), [1 / 3])
     code = (
-        "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_study as t;"
+        "import json, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import studies as t;"
         "print(json.dumps([[r.name, r.values, r.status, r.curve] for r in t.snapshot(Path(sys.argv[1]))]))"
     )
     out = subprocess.run(
@@ -323,70 +261,6 @@ def test_a_value_whose_trial_was_cut_off_is_tried_all_the_same(lines: int, tmp_p
     values = [again.ask(BATCH, {}).values["batch_size"] for _ in range(3)]
     assert values[0] == asked.values["batch_size"]
     assert sorted(values) == [16, 32, 64]
-
-
-def test_a_journal_whose_last_line_was_cut_off_opens_and_goes_on(tmp_path: Path) -> None:
-    study = open_study(tmp_path)
-    record = report_all(study, study.ask(LR, {}), [0.1, 0.2])
-    with (tmp_path / "study.journal").open("ab") as file:  # a disk that was full, a power cut
-        file.write(b'{"op_code":8,"worker_id":"x","trial_')
-    again = open_study(tmp_path)
-    assert again.trials(LR) == [record]
-    report_all(again, record, [0.3])
-    (last,) = snapshot(tmp_path)
-    assert last.curve == (0.1, 0.2, 0.3)
-
-
-@pytest.mark.timeout(10)
-def test_the_lock_of_a_killed_process_does_not_hold_up_a_resume(tmp_path: Path) -> None:
-    study = open_study(tmp_path)
-    record = study.ask(LR, {})
-    journal = tmp_path / "study.journal"
-    # A process that is killed while it writes a report.
-    script = "import os, sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", script, f"{journal}.lock"], check=False)
-    assert Path(f"{journal}.lock").exists()
-    started = time.monotonic()
-    again = open_study(tmp_path)
-    report_all(again, record, [0.1])
-    assert time.monotonic() - started < 5
-
-
-REPORTER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-import test_study as t
-study = t.open_study(Path(sys.argv[1]))
-record = study.ask(t.LR, {})
-for epoch in range(1, 100_000):
-    record = study.report(record, {"epoch": epoch, "objective": epoch / 100_000})
-    print(epoch, flush=True)
-"""
-
-
-def test_a_killed_process_loses_nothing_that_it_reported(tmp_path: Path) -> None:
-    epochs = 40
-    process = subprocess.Popen(
-        [sys.executable, "-c", REPORTER, tmp_path, Path(__file__).parent], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if int(line) >= epochs:
-                break
-    finally:
-        process.send_signal(signal.SIGKILL)
-    rest = [int(line) for line in process.stdout if line.endswith("\n")]
-    process.wait()
-    reported = max([epochs, *rest])
-    # Read without the lock that the process may have left.
-    (trial,) = stored(tmp_path)
-    assert trial.state == TrialState.RUNNING
-    assert "name" in trial.user_attrs
-    written = trial.intermediate_values
-    assert len(written) in (reported, reported + 1)
-    assert all(written[epoch] == epoch / 100_000 for epoch in range(1, reported + 1))
 
 
 # Confirmation
