@@ -56,12 +56,12 @@ class OwnSearch:
         self._surrogate = surrogate
         self._tasks: dict[str, Task] = {}
 
-    def ask(self) -> tuple[str, np.ndarray, int] | None:
+    def ask(self) -> tuple[str, np.ndarray, int, int] | None:
         task = self.conductor.next_task()
         if task is None:
             return None
         self._tasks[task.record.name] = task
-        return task.record.name, self.point(task.config), task.config.seed
+        return task.record.name, self.point(task.config), task.config.seed, len(task.record.curve) + 1
 
     def report(self, name: str, epoch: int, value: float, seconds: float) -> bool:
         row = {"epoch": epoch, "objective": value, "seconds": seconds}

@@ -18,8 +18,8 @@ from surrogate import AVERAGED, KEYS, Surrogate
 class Search(Protocol):
     """What the virtual clock runs."""
 
-    def ask(self) -> tuple[str, np.ndarray, int] | None:
-        """Name, point (5,) and seed of the next trial; None while or when there is none."""
+    def ask(self) -> tuple[str, np.ndarray, int, int] | None:
+        """Name, point (5,), seed and first epoch of the next trial; None while or when there is none."""
 
     def report(self, name: str, epoch: int, value: float, seconds: float) -> bool:
         """Hear of one epoch; whether the trial goes on."""
@@ -78,7 +78,7 @@ class PeerSearch:
 
         return OptunaSearch.convert_search_space(spec)
 
-    def ask(self) -> tuple[str, np.ndarray, int] | None:
+    def ask(self) -> tuple[str, np.ndarray, int, int] | None:
         if len(self.points) >= self.trials:
             return None
         name = f"{len(self.points):05d}"
@@ -90,7 +90,7 @@ class PeerSearch:
         self.points[name], self.curves[name] = point, []
         if self._scheduler is not None:
             self._scheduler.on_trial_add(None, SimpleNamespace(trial_id=name))
-        return name, point, self.seed
+        return name, point, self.seed, 1
 
     def report(self, name: str, epoch: int, value: float, seconds: float) -> bool:
         self.curves[name].append(value)

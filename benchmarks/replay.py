@@ -108,12 +108,12 @@ class Clock:
         count, spent = 0, 0.0
         while True:
             while len(running) < self._concurrent and (asked := search.ask()) is not None:
-                name, x, seed = asked
+                name, x, seed, epoch = asked
                 # Of its own: a search that runs more trials, or others before it, meets the same noise in each.
                 stream = np.random.SeedSequence([seed, *np.frombuffer(name.encode(), np.uint8)])
                 curve, seconds = self._surrogate.curve(x, np.random.default_rng(stream)), self._surrogate.seconds(x)
                 count += 1
-                heapq.heappush(running, (self.now + seconds, count, name, 1, curve, seconds))
+                heapq.heappush(running, (self.now + seconds, count, name, epoch, curve, seconds))
             if not running:
                 return
             self.now, number, name, epoch, curve, seconds = heapq.heappop(running)

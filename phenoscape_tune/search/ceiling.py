@@ -4,8 +4,8 @@ The ceiling is at first the second rung. It rises by a rung whenever the ranking
 highest rungs differs between these two, by more than the noise of the curves. Each stage starts anew; the baseline and
 the confirmation run to their ends.
 
-Unlike the paper's, a trial that ended at a ceiling is over: it does not go on when the ceiling rises. The noise is that
-of what is ranked: of the means of three evaluations.
+A trial that reached the ceiling waits there: when the ceiling rises, it goes on from its checkpoint where it is among
+the best of that rung, and is over otherwise. The noise is that of what is ranked: of the means of three evaluations.
 """
 
 from __future__ import annotations

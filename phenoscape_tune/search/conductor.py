@@ -137,7 +137,8 @@ class Conductor(Course):
             return False
         if self._goes_on(record):
             return True
-        self._end(record, *self._stopped(record))
+        del self.live[name]
+        self._stop(record)
         return False
 
     def fail(self, name: str, reason: str, status: str = FAILED) -> None:
@@ -198,15 +199,18 @@ class Conductor(Course):
             if len(record.curve) >= self.plan.rungs.max_epochs:
                 self.study.tell(record, COMPLETED)
             elif not self._goes_on(record):
-                self.study.tell(record, *self._stopped(record))
+                self._stop(record)
+        self._let_go_on()
 
     def _goes_on(self, record: TrialRecord) -> bool:
         self._raise_ceiling(record)
         if self.is_exempt(record):
             return True
-        upwards = self.plan.objective.higher_is_better
-        below = len(record.curve) < self.ceiling(self._stage)
-        return below and self.plan.rungs.goes_on(record.curve, self._others(record), upwards)
+        return len(record.curve) < self.ceiling(self._stage) and self._is_among_best(record)
+
+    def _is_among_best(self, record: TrialRecord) -> bool:
+        """Whether early stopping lets a trial go on from the rung that it stands at."""
+        return self.plan.rungs.goes_on(record.curve, self._others(record), self.plan.objective.higher_is_better)
 
     def _raise_ceiling(self, record: TrialRecord) -> None:
         """Raise the stage's ceiling where a trial that reached it shows that the ranking still changes (PASHA)."""
@@ -215,18 +219,39 @@ class Conductor(Course):
             higher = next_ceiling(rungs, ceiling, [record.curve, *self._others(record)], self.plan.objective.sign)
             if higher > ceiling:
                 self.study.set_note(self._stage, CEILING, higher)
+                self._let_go_on()
+
+    def _let_go_on(self) -> None:
+        """Below a ceiling that has risen, the best of those that waited go on, and the others are over."""
+        for record in self._waiting():
+            if len(record.curve) >= self.ceiling(self._stage):
+                continue
+            if self._is_among_best(record):
+                self.study.unpause(record)
+            else:
+                self._stop(record)
+
+    def _waiting(self) -> list[TrialRecord]:
+        return [record for record in self.study.trials(self._stage) if record.waiting]
+
+    def may_go_on(self) -> list[TrialRecord]:
+        """The trials that wait at the ceiling and would go on if it rose now: they need their checkpoints."""
+        return [record for record in self._waiting() if self._is_among_best(record)]
 
     def _collapsed(self, row: Mapping[str, Any]) -> bool:
         """From the first rung on, and at the end: a network may still leave the collapsed state of its first steps."""
         first = min(self.plan.rungs.grace, self.plan.rungs.max_epochs)
         return "feature_std" in row and row["epoch"] >= first and collapsed(row["feature_std"])
 
-    def _stopped(self, record: TrialRecord) -> tuple[str, str]:
-        """Status and reason of a trial that does not go on."""
+    def _stop(self, record: TrialRecord) -> None:
+        """End a trial that does not go on; at the ceiling it waits."""
         epoch = len(record.curve)
         if epoch >= self.ceiling(self._stage):
-            return CAPPED, f"the ceiling was epoch {epoch}: the ranking had not changed since the rung before"
-        return PRUNED, f"not among the best 1/{self.plan.rungs.factor} at epoch {epoch}"
+            self.study.pause(
+                record, f"the ceiling was epoch {epoch}: the ranking had not changed since the rung before"
+            )
+        else:
+            self.study.tell(record, PRUNED, f"not among the best 1/{self.plan.rungs.factor} at epoch {epoch}")
 
     def is_exempt(self, record: TrialRecord) -> bool:
         """Confirmations, and one random trial a stage, run to the end: early and final ranks can then be compared."""
@@ -300,6 +325,8 @@ class Conductor(Course):
             self.study.set_note(stage, FLOOR, limit.left(self.records()) - max(0.0, self._left()) * share)
 
     def _close_stage(self) -> None:
+        for record in self._waiting():
+            self.study.tell(record, CAPPED)
         if self._stage.name != CONFIRM and self._advance():
             return
         confirmed = self._stage.name == CONFIRM

@@ -205,7 +205,9 @@ class Display:
         if self._quiet or self._live is not None:
             return
         for record in self._conductor.records():
-            if record.ended and record.name not in self._told:
+            if not record.ended:
+                self._told.discard(record.name)  # it waited at a ceiling, and goes on
+            elif record.name not in self._told:
                 self._told.add(record.name)
                 self._tell(f"  {self._line(record)}; {self._remaining()}")
         if time.monotonic() - self._told_at >= _SILENCE:

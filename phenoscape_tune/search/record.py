@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from phenoscape_tune.evaluate.objective import trial_objective
 
 COMPLETED, PRUNED, FAILED, INFEASIBLE, RUNNING = "completed", "pruned", "failed", "infeasible", "running"
-CAPPED = "capped"  # not outdone, but ended at the stage's ceiling (ceiling.py)
+CAPPED = "capped"  # at the stage's ceiling (ceiling.py): it waits there, and when the stage ends, is over
 
 STATE_OF = {
     COMPLETED: TrialState.COMPLETE,
@@ -39,6 +39,7 @@ class TrialRecord:
         elapsed: seconds of the search's own time at the last report.
         warm: it comes from an earlier search, and was not run by this one.
         failures: times that its process died.
+        waiting: it waits at the ceiling of a stage that is running, and may still go on.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TrialRecord:
     elapsed: float = 0.0
     warm: bool = False
     failures: int = 0
+    waiting: bool = False
     handle: tuple[str, int] = field(default=("", 0), repr=False, compare=False)
 
     @cached_property
@@ -69,17 +71,23 @@ class TrialRecord:
         return self.status != RUNNING
 
 
+def waits(trial: FrozenTrial) -> bool:
+    """Whether a trial, as Optuna has it, waits at a ceiling."""
+    return not trial.state.is_finished() and trial.user_attrs.get("status") == CAPPED
+
+
 def read_record(stage: str, trial: FrozenTrial) -> TrialRecord:
     """A trial of a stage as Optuna has it."""
     attributes = trial.user_attrs
     measured = attributes.get("measured", {})
     curve = tuple(trial.intermediate_values[step] for step in sorted(trial.intermediate_values))
+    waiting = waits(trial)
     return TrialRecord(
         name=attributes["name"],
         stage=stage,
         number=attributes["number"],
         values=dict(attributes["values"]),
-        status=attributes.get("status", RUNNING) if trial.state.is_finished() else RUNNING,
+        status=attributes.get("status", RUNNING) if trial.state.is_finished() or waiting else RUNNING,
         curve=curve,
         error=measured.get("error"),
         seconds=measured.get("seconds", 0.0),
@@ -91,5 +99,6 @@ def read_record(stage: str, trial: FrozenTrial) -> TrialRecord:
         elapsed=measured.get("elapsed", 0.0),
         warm=attributes.get("warm", False),
         failures=attributes.get(FAILURES, 0),
+        waiting=waiting,
         handle=(stage, trial.number),
     )

@@ -4,10 +4,12 @@ disk, and nothing that a search does later reads the others': a resume continues
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 from phenoscape_tune.mirror import Mirror
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -17,9 +19,11 @@ _ASIDE = (".last.ckpt.tmp", ".previous.ckpt.tmp", ".best.ckpt.tmp", ".fetched.ck
 _FILES = ("last.ckpt", _BEFORE, "best.ckpt", *_ASIDE)
 
 
-def kept_at_most(keep: int, top_k: int) -> int:
+def kept_at_most(plan: Plan) -> int:
     """Ended trials that have checkpoints at any time; the candidates of the confirmation are known at its end."""
-    return max(keep, top_k) + BESIDE
+    longest = max(stage.trials for stage in plan.stages)
+    waiting = math.ceil(longest / plan.rungs.factor) if plan.space.scheduler.pasha else 0
+    return max(plan.space.keep, plan.top_k) + BESIDE + waiting
 
 
 class Retention:
@@ -58,7 +62,8 @@ class Retention:
         names = {record.name for record in own[: plan.space.keep]}
         # Which of the candidates wins is known when all have been repeated.
         if not self._conductor.done:
-            names |= {record.name for record in self._conductor.candidates(plan.top_k)}
+            more = (*self._conductor.candidates(plan.top_k), *self._conductor.may_go_on())
+            names |= {record.name for record in more}
         return names | ({baseline.name} if baseline is not None else set()) | ({winner} if winner else set())
 
 

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from scipy.stats import qmc
 
 from phenoscape_tune.search.parameter import Parameter
+from phenoscape_tune.search.record import waits
 
 MOST_POINTS = 4096  # of a stage whose values are counted, so that none is tried twice
 
@@ -174,7 +175,7 @@ class StageSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """TPE's point; where no trial has ended yet, any."""
-        found = self._tpe.sample_relative(study, trial, search_space)
+        found = self._tpe.sample_relative(*_with_waiting_stopped(study, trial), search_space)
         return found or spread_points(self._parameters, 1, derive_seed(self._seed, self._number))[0]
 
     def _untried(self, point: dict[str, Any], tried: list[dict[str, Any]]) -> dict[str, Any]:
@@ -190,3 +191,21 @@ class StageSampler(optuna.samplers.BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         return self._tpe.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _with_waiting_stopped(study: optuna.Study, trial: FrozenTrial) -> tuple[optuna.Study, FrozenTrial]:
+    """The study and its trial; where some wait at a ceiling, in a copy in memory that has these as stopped.
+
+    TPE keeps away from what is running, and those that wait are rather the good ones.
+    """
+    trials = study.get_trials(deepcopy=False)
+    if not any(map(waits, trials)):
+        return study, trial
+    copy = optuna.create_study(direction=study.direction)
+    for each in trials:
+        known = {"params": each.params, "distributions": each.distributions, "value": each.value}
+        state = TrialState.PRUNED if waits(each) else each.state
+        values, attributes = each.intermediate_values, each.system_attrs
+        added = optuna.trial.create_trial(state=state, intermediate_values=values, system_attrs=attributes, **known)
+        copy.add_trial(added)
+    return copy, copy.get_trials(deepcopy=False)[trial.number]

@@ -5,6 +5,7 @@ The journal is the one source of truth: leaderboard, rungs and resume are read f
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,8 +22,10 @@ from phenoscape_tune.search.journal_check import check_trials, naming_damage
 from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, JOINT, Stage
 from phenoscape_tune.search.record import (
+    CAPPED,
     COMPLETED,
     CONSTRAINTS,
+    RUNNING,
     STATE_OF,
     TrialRecord,
     read_record,
@@ -68,9 +71,8 @@ class Study:
         self._ranges: dict[str, dict[str, Parameter]] = {}
         self._studies: dict[str, optuna.Study] = {}
         self._samplers: dict[str, StageSampler] = {}
-        # By stage, its first trials that have all ended: they do not change any more, and a long search has many.
-        self._ended: dict[str, list[TrialRecord]] = {}
-        self._read_up_to: dict[str, int] = {}
+        # By stage and number, the trials that have ended: they do not change any more, and a long search has many.
+        self._ended: dict[str, dict[int, TrialRecord | None]] = {}
 
     def open_stage(
         self,
@@ -200,6 +202,16 @@ class Study:
         self._studies[study_name].tell(number, value, state=STATE_OF[status])
         return self._read(record)
 
+    def pause(self, record: TrialRecord, reason: str) -> None:
+        """Let a trial wait at a ceiling; it goes on by `unpause`, or is over by `tell`."""
+        self.note(record, "reason", reason)
+        self.note(record, "status", CAPPED)
+
+    def unpause(self, record: TrialRecord) -> None:
+        """Let a trial that waits go on: it stands as one that has not ended, and is not running."""
+        self.note(record, "reason", "")
+        self.note(record, "status", RUNNING)
+
     def note(self, record: TrialRecord, key: str, value: Any) -> None:
         """Attach a value to a running trial."""
         # An optuna.Trial made for this would ask the sampler for values again.
@@ -216,17 +228,17 @@ class Study:
     def _records(self, stage: Stage) -> list[TrialRecord]:
         if stage.name not in self._studies:
             return []
-        ended, open_ones = self._ended.setdefault(stage.name, []), []
-        number = self._read_up_to.get(stage.name, 0)
-        while (trial := self._find(stage.name, number)) is not None:
-            number += 1
-            record = read_record(stage.name, trial) if "name" in trial.user_attrs else None
-            if trial.state.is_finished() and self._read_up_to.get(stage.name, 0) == number - 1:
-                self._read_up_to[stage.name] = number
-                ended += [] if record is None else [record]
-            elif record is not None:
-                open_ones.append(record)
-        return [*ended, *open_ones]
+        ended, found = self._ended.setdefault(stage.name, {}), []
+        for number in itertools.count():
+            if number in ended:
+                found.append(ended[number])
+                continue
+            if (trial := self._find(stage.name, number)) is None:
+                return [record for record in found if record is not None]
+            found.append(read_record(stage.name, trial) if "name" in trial.user_attrs else None)
+            if trial.state.is_finished():
+                ended[number] = found[-1]
+        raise AssertionError("itertools.count has no end")
 
     def knows(self, stage: Stage) -> bool:
         """Whether the journal has this stage already."""

@@ -73,7 +73,7 @@ def test_a_search_never_has_more_checkpoints_than_its_best_and_its_running_trial
     for conductor, _ in search_with_files(tmp_path, keep=3):
         ended = {record.name for record in conductor.records() if record.ended}
         own = checkpoints(tmp_path)
-        assert len(own.keys() & ended) <= kept_at_most(3, conductor.plan.top_k)
+        assert len(own.keys() & ended) <= kept_at_most(conductor.plan)
         assert own.keys() - ended == conductor.live.keys() & own.keys()
         for name in own.keys() & ended:
             assert own[name] == {"last.ckpt", "best.ckpt"}
