@@ -247,9 +247,7 @@ class Conductor(Course):
         """End a trial that does not go on; at the ceiling it waits."""
         epoch = len(record.curve)
         if epoch >= self.ceiling(self._stage):
-            self.study.pause(
-                record, f"the ceiling was epoch {epoch}: the ranking had not changed since the rung before"
-            )
+            self.study.pause(record, f"the ceiling is epoch {epoch}: the ranking is as it was a rung before")
         else:
             self.study.tell(record, PRUNED, f"not among the best 1/{self.plan.rungs.factor} at epoch {epoch}")
 

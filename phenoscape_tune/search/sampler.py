@@ -203,9 +203,14 @@ def _with_waiting_stopped(study: optuna.Study, trial: FrozenTrial) -> tuple[optu
         return study, trial
     copy = optuna.create_study(direction=study.direction)
     for each in trials:
-        known = {"params": each.params, "distributions": each.distributions, "value": each.value}
-        state = TrialState.PRUNED if waits(each) else each.state
-        values, attributes = each.intermediate_values, each.system_attrs
-        added = optuna.trial.create_trial(state=state, intermediate_values=values, system_attrs=attributes, **known)
-        copy.add_trial(added)
+        copy.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.PRUNED if waits(each) else each.state,
+                value=each.value,
+                params=each.params,
+                distributions=each.distributions,
+                system_attrs=each.system_attrs,
+                intermediate_values=each.intermediate_values,
+            )
+        )
     return copy, copy.get_trials(deepcopy=False)[trial.number]

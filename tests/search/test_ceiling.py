@@ -105,7 +105,7 @@ def test_trials_end_at_the_second_rung_while_the_ranking_stays(capped: Driver) -
     conductor = capped.conductor
     assert conductor.done
     assert {(r.status, len(r.curve)) for r in searched(conductor)} == {(PRUNED, 2), (CAPPED, 4)}
-    assert all("the ceiling was epoch 4" in r.reason for r in searched(conductor) if r.status == CAPPED)
+    assert all("the ceiling is epoch 4" in r.reason for r in searched(conductor) if r.status == CAPPED)
     # The defaults, a random trial a stage and the confirmation run to their ends.
     whole = [r for r in conductor.records() if r.name not in {each.name for each in searched(conductor)}]
     assert {(r.status, len(r.curve)) for r in whole} == {(COMPLETED, EPOCHS)}
