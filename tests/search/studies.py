@@ -40,9 +40,13 @@ def storage(folder: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))  # type: ignore[arg-type]
 
 
+def study_trials(folder: Path, study_name: str) -> list[FrozenTrial]:
+    """What the journal of a folder holds of a study, as Optuna itself reads it."""
+    return optuna.load_study(study_name=study_name, storage=storage(folder)).get_trials()
+
+
 def stored(folder: Path, stage: Stage = LR) -> list[FrozenTrial]:
-    """What the journal holds, as Optuna itself reads it."""
-    return optuna.load_study(study_name=stage.study_name, storage=storage(folder)).get_trials()
+    return study_trials(folder, stage.study_name)
 
 
 def report_all(study: Study, record: TrialRecord, values: list[float]) -> TrialRecord:

@@ -1,56 +1,23 @@
 """The stages of whole searches: what each varies, around what, and what it leaves to the next."""
 
 import math
-import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
-from driver import EPOCHS, DoesNotFit, Driver, learn, make_plan, open_conductor, search
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from driver import DoesNotFit, Driver, learn, make_plan, open_conductor, search
+from stages import BATCH, LR, TEMPERATURE, THREE, larger_is_better, stage_named, told_of, values_of
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.layers import get_key
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.course import REFINED_SHARE
-from phenoscape_tune.search.journal import JournalLock
-from phenoscape_tune.search.parameter import Parameter
-from phenoscape_tune.search.priority import Stage
-from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
+from phenoscape_tune.search.record import FAILED, INFEASIBLE
 from phenoscape_tune.search.report import write_best
 from phenoscape_tune.search.verdict import decide
-from phenoscape_tune.search.warm_start import read_earlier
 from phenoscape_tune.training.capacity import Capacity
-
-LR = {"type": "loguniform", "low": 1e-5, "high": 1e-1}
-BATCH = {"type": "choice", "values": [16, 32, 64, 128]}
-TEMPERATURE = {"type": "uniform", "low": 0.05, "high": 0.5}
-THREE: dict[str, Any] = {"lr": LR, "batch_size": BATCH, "temperature": TEMPERATURE}
-
-
-def larger_is_better(config: TrainConfig, epoch: int) -> float:
-    return learn(config, epoch) + 0.001 * config.batch_size
-
-
-def stage_named(conductor: Conductor, name: str) -> Stage:
-    return next(stage for stage in conductor.stages if stage.name == name)
-
-
-def values_of(conductor: Conductor, name: str, key: str) -> list[Any]:
-    """The values of a key with which the trials of a stage ran."""
-    records = conductor.records(stage_named(conductor, name))
-    return [get_key(conductor.config_of(record).to_mapping(), key) for record in records]
-
-
-def study_trials(conductor: Conductor, stage: str) -> list[optuna.trial.FrozenTrial]:
-    """What Optuna knows of a stage."""
-    journal = conductor.plan.folder / "study.journal"
-    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=JournalLock(journal)))  # type: ignore[arg-type]
-    return optuna.load_study(study_name=stage_named(conductor, stage).study_name, storage=storage).get_trials()
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +147,7 @@ def test_where_no_batch_size_fits_the_search_goes_on_with_its_own(tmp_path: Path
     assert conductor.done
     assert decide(conductor) is not None
     # Told as a constraint that was violated, and not as a bad score.
-    for trial in study_trials(conductor, "batch_size"):
+    for trial in told_of(conductor, "batch_size"):
         if "taken_over" not in trial.user_attrs:
             assert trial.constraints == {"memory": 1.0}
             assert trial.values is None
@@ -227,7 +194,7 @@ def test_refine_searches_all_keys_around_the_winner(full: Conductor) -> None:
         assert abs(math.log10(record.values["lr"] / winner.values["lr"])) <= REFINED_SHARE / 2 * 4 + 1e-9
         assert abs(record.values["temperature"] - winner.values["temperature"]) <= REFINED_SHARE / 2 * 0.45 + 1e-9
         assert record.values["batch_size"] in (64, 128)
-    told = [trial for trial in study_trials(full, "refine") if "taken_over" in trial.user_attrs]
+    told = [trial for trial in told_of(full, "refine") if "taken_over" in trial.user_attrs]
     before = [record for record in full.records() if record.stage != "refine"]
     near = [
         r for r in before if abs(math.log10(r.values.get("lr", 1e-3) / winner.values["lr"])) <= REFINED_SHARE / 2 * 4
@@ -331,122 +298,6 @@ def test_one_trial_a_stage_is_enough(tmp_path: Path) -> None:
     assert conductor.ranges == conductor.plan.space.parameters
 
 
-# Ranges that are too narrow
-
-
-def towards(target: float) -> Any:
-    """The nearer lr is to the target, the better."""
-    return lambda config, epoch: -abs(math.log10(config.lr / target))
-
-
-NARROW = {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-2}, "temperature": TEMPERATURE}
-
-
-@pytest.fixture(scope="module")
-def extended(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
-    folder = tmp_path_factory.mktemp("extended")
-    return search(folder, towards(0.5), parameters=NARROW, extend=True, budget={"trials": 19}, concurrent=1)
-
-
-def test_a_stage_whose_winner_stands_at_the_edge_widens_once(extended: Conductor) -> None:
-    found = values_of(extended, "lr", "lr")
-    assert len(found) == 9
-    # Two thirds of the trials tell where the edge is, the rest are for what lies beyond it.
-    assert max(found[:6]) <= 1e-2 * (1 + 1e-9)
-    assert all(lr > 1e-2 for lr in found[6:8])
-    # The best still stands at the edge, and nothing lies beyond the wider range.
-    assert max(found) <= 0.1 * (1 + 1e-9)
-    winner = extended.winners[1]
-    assert winner is not None
-    assert winner.values["lr"] == max(found) > 0.03
-    assert extended.ranges["lr"] == Parameter(type="loguniform", low=1e-4, high=0.1)
-    # The other key's best lies inside its range.
-    assert extended.ranges["temperature"] == Parameter(**TEMPERATURE)
-
-
-def test_a_stage_that_does_not_need_it_is_not_widened(tmp_path: Path) -> None:
-    conductor = search(tmp_path, towards(1e-3), parameters=NARROW, extend=True, budget={"trials": 19}, confirm=None)
-    assert conductor.ranges == conductor.plan.space.parameters
-    assert all(1e-4 <= lr <= 1e-2 for lr in values_of(conductor, "lr", "lr"))
-
-
-def test_nothing_is_widened_that_was_not_asked_for(tmp_path: Path) -> None:
-    conductor = search(tmp_path, towards(0.5), parameters=NARROW, budget={"trials": 19}, confirm=None)
-    assert conductor.ranges == conductor.plan.space.parameters
-    assert all(1e-4 <= lr <= 1e-2 * (1 + 1e-9) for lr in values_of(conductor, "lr", "lr"))
-
-
-@pytest.mark.parametrize("trials", [2, 3, 4])
-def test_a_short_stage_widens_too(trials: int, tmp_path: Path) -> None:
-    # The defaults stand at the edge.
-    parameters = {"lr": {"type": "loguniform", "low": 1e-4, "high": 1.05e-3}}
-    changes: dict[str, Any] = {"parameters": parameters, "extend": True, "budget": {"trials": trials + 1}}
-    conductor = search(tmp_path, towards(0.5), confirm=None, **changes)
-    found = values_of(conductor, "lr", "lr")
-    assert len(found) == trials
-    assert conductor.ranges["lr"].high == pytest.approx(3.4e-3)
-    assert found[-1] > 1.05e-3
-
-
-def test_a_stage_of_one_trial_cannot_look_first_and_is_not_widened(tmp_path: Path) -> None:
-    parameters = {"lr": {"type": "loguniform", "low": 1e-4, "high": 1.05e-3}}
-    changes: dict[str, Any] = {"parameters": parameters, "extend": True, "budget": {"trials": 2}}
-    conductor = search(tmp_path, towards(0.5), confirm=None, **changes)
-    assert conductor.ranges == conductor.plan.space.parameters
-
-
-def test_a_widened_stage_waits_for_all_its_trials_before_it_looks(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, parameters=NARROW, extend=True, budget={"trials": 19}, confirm=None)
-    conductor = open_conductor(plan)
-    for _ in Driver(conductor, towards(0.5), concurrent=8).reports():
-        if conductor.stage.name == "lr" and len(conductor.records(conductor.stage)) > 6:
-            # The first six have ended before the seventh was asked for.
-            assert all(record.ended for record in conductor.records(conductor.stage)[:6])
-            break
-    assert conductor.ranges["lr"].high == 0.1
-
-
-def test_several_keys_of_a_stage_are_widened_together(tmp_path: Path) -> None:
-    parameters = {"lr": NARROW["lr"], "temperature": {"type": "uniform", "low": 0.2, "high": 0.5}}
-
-    def corner(config: TrainConfig, epoch: int) -> float:
-        return math.log10(config.lr) - config.temperature
-
-    base = build_config({"seed": 5, "max_epochs": 50, "lr": 0.01, "temperature": 0.2})
-    changes: dict[str, Any] = {"parameters": parameters, "extend": True, "order": "joint", "base": base}
-    conductor = search(tmp_path, corner, budget={"trials": 9}, confirm=None, **changes)
-    assert conductor.ranges["lr"].high == 0.1
-    assert conductor.ranges["temperature"].low == pytest.approx(0.05)
-
-
-def test_what_looks_again_searches_the_wider_range(tmp_path: Path) -> None:
-    parameters = {"lr": NARROW["lr"], "batch_size": {"type": "choice", "values": [32, 64]}}
-
-    def large(config: TrainConfig, epoch: int) -> float:
-        return math.log10(config.lr) + 0.1 * config.batch_size
-
-    changes: dict[str, Any] = {"parameters": parameters, "extend": True, "budget": {"trials": 20}}
-    conductor = search(tmp_path, large, confirm=None, **changes)
-    (record,) = conductor.records(stage_named(conductor, "batch_size"))
-    before = conductor.winners[1]
-    assert before is not None
-    assert record.values["lr"] == min(0.1, before.values["lr"] * math.sqrt(2)) > 0.01
-    assert max(values_of(conductor, "lr_recheck", "lr")) > 0.02
-
-
-@pytest.mark.parametrize("stop", [5, 6, 7, 8])
-def test_a_widened_stage_goes_on_as_it_was_after_a_stop(stop: int, extended: Conductor, tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, parameters=NARROW, extend=True, budget={"trials": 19})
-    stopped = open_conductor(plan)
-    for _ in Driver(stopped, towards(0.5), concurrent=1).reports():
-        if stopped.stage.name == "lr" and len(stopped.records(stopped.stage)) == stop:
-            break
-    again = open_conductor(plan)
-    Driver(again, towards(0.5), concurrent=1).run()
-    assert again.records() == extended.records()
-    assert again.ranges == extended.ranges
-
-
 # All at once
 
 
@@ -456,7 +307,7 @@ def test_a_joint_search_is_told_the_defaults(tmp_path: Path) -> None:
         ("defaults", 1),
         ("joint", 11),
     ]
-    told = [trial.params for trial in study_trials(conductor, "joint") if "taken_over" in trial.user_attrs]
+    told = [trial.params for trial in told_of(conductor, "joint") if "taken_over" in trial.user_attrs]
     assert told == [{"lr": 0.001, "batch_size": 32, "temperature": 0.1}]
     # Nothing is scaled where everything is searched together.
     for record in conductor.records(conductor.stages[1]):
@@ -474,151 +325,3 @@ def test_a_default_that_the_configuration_has_is_not_run_again(tmp_path: Path) -
     parameters = {"lr": {**LR, "default": 0.001}}
     conductor = search(tmp_path, parameters=parameters, budget={"trials": 5}, confirm=None)
     assert 0.001 not in values_of(conductor, "lr", "lr")
-
-
-# Trials of an earlier search
-
-
-def warm_start(earlier: Conductor, plan: Any) -> list[TrialRecord]:
-    saved = {
-        "data": "",
-        "metric": earlier.plan.objective.name,
-        "max_epochs": EPOCHS,
-        "config": earlier.plan.base.to_mapping(),
-    }
-    return read_earlier(earlier.plan.folder, saved, plan, "")
-
-
-@pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
-    """A search of the learning rate with a winner that no short one finds."""
-    folder = tmp_path_factory.mktemp("searches") / "earlier"
-    return search(folder, parameters={"lr": {**LR, "default": 0.01}}, budget={"trials": 13}, confirm=None)
-
-
-@pytest.fixture(scope="module")
-def warm(earlier: Conductor, tmp_path_factory: pytest.TempPathFactory) -> Driver:
-    """A staged search that was told the trials of the earlier one."""
-    plan = make_plan(tmp_path_factory.mktemp("warm"), budget={"trials": 9}, confirm={"top_k": 3, "seeds": 2})
-    driver = Driver(open_conductor(plan, warm=warm_start(earlier, plan)))
-    driver.run()
-    return driver
-
-
-def test_a_stage_is_told_the_earlier_trials_that_differ_in_its_keys_alone(warm: Driver, earlier: Conductor) -> None:
-    conductor = warm.conductor
-    stage = stage_named(conductor, "lr")
-    expected = [r for r in earlier.records() if r.values and r.status in (COMPLETED, PRUNED)]
-    told = conductor.study.warm_trials(stage)
-    assert [(record.name, record.values, record.curve) for record in told] == [
-        (f"earlier:{record.name}", record.values, record.curve) for record in expected
-    ]
-    stored = [trial for trial in study_trials(conductor, "lr") if trial.user_attrs.get("warm")]
-    assert [trial.params for trial in stored] == [record.values for record in expected]
-    assert [trial.state.name for trial in stored] == [
-        {COMPLETED: "COMPLETE", PRUNED: "PRUNED"}[record.status] for record in expected
-    ]
-    # They have none of the temperature's.
-    assert conductor.study.warm_trials(stage_named(conductor, "temperature")) == []
-
-
-def test_an_earlier_winner_wins_without_being_run_again(warm: Driver, earlier: Conductor) -> None:
-    conductor = warm.conductor
-    winner = conductor.winners[1]
-    assert winner is not None
-    assert winner.warm
-    assert winner.values == {"lr": 0.01}
-    assert 0.01 not in values_of(conductor, "lr", "lr")
-    assert set(values_of(conductor, "temperature", "lr")) == {0.01}
-    # Nor anything else that the earlier search tried with the same seed.
-    assert not {r.values["lr"] for r in earlier.records() if r.values} & set(values_of(conductor, "lr", "lr"))
-
-
-def test_an_earlier_trial_is_no_trial_of_this_search(warm: Driver) -> None:
-    conductor = warm.conductor
-    assert len(conductor.records()) == 9 + 8
-    assert not any(record.warm for record in conductor.records())
-    assert [len(conductor.records(stage)) for stage in conductor.stages] == [1, 4, 4, 8]
-
-
-def test_an_earlier_winner_is_confirmed_with_fresh_seeds_here(warm: Driver) -> None:
-    conductor = warm.conductor
-    confirmed = {record.of for record in conductor.records() if record.of}
-    told = {record.name for record in conductor.ranked()[:4] if record.warm}
-    assert told & confirmed
-    for task in warm.handed:
-        if task.record.of in told:
-            assert task.config.lr == 0.01 or task.config.lr in {r.values["lr"] for r in conductor.ranked() if r.warm}
-            assert task.config.seed in (6, 7)
-            assert Path(task.config.out_dir).parent == conductor.plan.folder / "trials"
-    assert decide(conductor) is not None
-
-
-def test_the_curves_of_earlier_trials_count_at_the_rungs(earlier: Conductor, tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, parameters={"lr": LR}, budget={"trials": 7}, confirm=None)
-    conductor = open_conductor(plan, warm=warm_start(earlier, plan))
-    Driver(conductor, lambda config, epoch: 0.5 * learn(config, epoch)).run()
-    stage = stage_named(conductor, "lr")
-    # Half as good as the earlier search's, all but the one that always runs to its end stop at the first rung.
-    assert [len(record.curve) for record in conductor.records(stage)] == [
-        EPOCHS if conductor.is_exempt(record) else 2 for record in conductor.records(stage)
-    ]
-
-
-def test_a_resumed_search_needs_the_earlier_folder_no_more(earlier: Conductor, warm: Driver, tmp_path: Path) -> None:
-    copy = tmp_path / "earlier"
-    shutil.copytree(earlier.plan.folder, copy)
-    plan = make_plan(tmp_path / "again", budget={"trials": 9}, confirm={"top_k": 3, "seeds": 2})
-    moved = replace(earlier.plan, folder=copy)
-    told = read_earlier(copy, {"data": "", "metric": "knn_accuracy", "max_epochs": EPOCHS,
-                               "config": moved.base.to_mapping()}, plan, "")  # fmt: skip
-    Driver(open_conductor(plan, warm=told)).run(12)
-    shutil.rmtree(copy)
-    conductor = Driver(open_conductor(plan)).run()
-    assert [(r.name, r.values, r.curve) for r in conductor.records()] == [
-        (r.name, r.values, r.curve) for r in warm.conductor.records()
-    ]
-    assert conductor.winners == warm.conductor.winners
-
-
-def test_a_joint_search_is_told_the_trials_of_every_stage(warm: Driver, tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, order="joint", budget={"trials": 6}, confirm=None)
-    found = warm_start(warm.conductor, plan)
-    assert {len(record.values) for record in found} == {1, 2}
-    conductor = Driver(open_conductor(plan, warm=found)).run()
-    told = conductor.study.warm_trials(stage_named(conductor, "joint"))
-    # What a trial was not given it had from the configuration.
-    assert [(record.name, record.values) for record in told] == [
-        (record.name, {"lr": record.values["lr"], "temperature": record.values.get("temperature", 0.1)})
-        for record in found
-    ]
-
-
-def test_where_an_earlier_search_tried_every_value_none_is_tried_again(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"parameters": {"batch_size": BATCH}, "budget": {"trials": 4}, "confirm": None}
-    first = search(tmp_path / "first", larger_is_better, **changes)
-    plan = make_plan(tmp_path / "second", **changes)
-    found = warm_start(first, plan)
-    assert len(found) == 3
-    conductor = Driver(open_conductor(plan, warm=found), larger_is_better).run()
-    assert conductor.done
-    assert [record.stage for record in conductor.records()] == ["defaults"]
-    winner = conductor.winners[-1]
-    assert winner is not None
-    assert (winner.name, winner.values["batch_size"]) == (f"first:{first.ranked()[0].name}", 128)
-
-
-def test_a_trial_that_is_told_to_two_stages_is_one_candidate(warm: Driver, tmp_path: Path) -> None:
-    # The same search again, with refine at its end: the earlier winner fits that stage too.
-    plan = make_plan(tmp_path, refine=True, budget={"trials": 9}, confirm={"top_k": 4, "seeds": 1})
-    found = warm_start(warm.conductor, plan)
-    # With the temperature stage's own standing winner, which the earlier search was told itself.
-    first = next(r for r in found if r.values.keys() == {"lr", "temperature"})
-    standing = replace(first, name="earlier:lr", values={"lr": first.values["lr"]}, curve=(0.9,) * EPOCHS)
-    conductor = Driver(open_conductor(plan, warm=[standing, *found])).run()
-    told = [record.name for stage in conductor.stages for record in conductor.study.warm_trials(stage)]
-    assert max(Counter(told).values()) == 2
-    assert max(Counter(record.name for record in conductor.ranked()).values()) == 1
-    confirmed = Counter(record.of for record in conductor.records() if record.of)
-    assert len(confirmed) == 5
-    assert set(confirmed.values()) == {1}

@@ -1,163 +1,32 @@
 import csv
 import json
 import math
-import random
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import optuna
 import pytest
-from driver import EPOCHS, DoesNotFit, Driver, learn, make_plan, open_conductor, search
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from driver import Driver, make_plan, open_conductor, search
+from shown_page import (
+    SCRIPT,
+    SECTIONS,
+    Seen,
+    assert_asks_nothing_of_the_network,
+    read,
+    rich_plan,
+    rich_row,
+    write_scores,
+)
 
-from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.config import build_config
 from phenoscape_tune.search.conductor import Conductor
-from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.record import COMPLETED, PRUNED
 from phenoscape_tune.search.report import write_best, write_leaderboard, write_summary
 from phenoscape_tune.search.report_page import build_report, write_report
-from phenoscape_tune.search.rungs import Rungs
-from phenoscape_tune.search.spending import Spending
 from phenoscape_tune.search.verdict import Outcome, decide
-from phenoscape_tune.training.capacity import Capacity
-
-SECTIONS = ["result", "stages", "curves", "importances", "coordinates", "failures", "configuration", "train", "details"]
-LR = {"type": "loguniform", "low": 1e-5, "high": 1e-1}
-NARROW = {"type": "uniform", "low": 0.3, "high": 0.5}
-STRENGTH = {"type": "uniform", "low": 0, "high": 1}
-BATCHES = {"type": "choice", "values": [16, 32, 64, 128]}
-SCRIPT = "/* plotly */"
-LABELS = ["crow", "finch", "robin"] * 20
-
-
-# A page, read
-
-
-@dataclass
-class Seen(HTMLParser):
-    """What a browser would find in a page.
-
-    Attributes:
-        tags: every element with its attributes.
-        words: the text of each section; "" is what stands outside of them.
-        numbers: the exact values that each section shows, by the id of the nearest element that has one.
-        tables: of each section its tables, as rows of cells' texts.
-    """
-
-    page: str
-    tags: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    words: dict[str, str] = field(default_factory=dict)
-    numbers: dict[str, list[float]] = field(default_factory=dict)
-    tables: dict[str, list[list[list[str]]]] = field(default_factory=dict)
-    scripts: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self._section, self._near, self._inside = "", "", ""
-        self.feed(self.page)
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        known = {name: value or "" for name, value in attrs}
-        self.tags.append((tag, known))
-        if tag == "section":
-            self._section = known["id"]
-        if "id" in known:
-            self._near = known["id"]
-        if tag == "data":
-            self.numbers.setdefault(self._near, []).append(float(known["value"]))
-        tables = self.tables.setdefault(self._section, [])
-        if tag == "table":
-            tables.append([])
-        if tag == "tr":
-            tables[-1].append([])
-        if tag in ("td", "th"):
-            tables[-1][-1].append("")
-        if tag in ("script", "style", "td", "th", "svg"):
-            self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == self._inside:
-            self._inside = ""
-        if tag == "section":
-            self._section = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts.append(data)
-        elif self._inside != "style":
-            self.words[self._section] = self.words.get(self._section, "") + data
-        if self._inside in ("td", "th"):
-            self.tables[self._section][-1][-1][-1] += data
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        given: dict[str, Any] = json.loads(next(script for script in self.scripts if script.startswith('{"figures"')))
-        return given["figures"]
-
-    def figure(self, title: str, number: int = 0) -> dict[str, Any]:
-        """The figure under a caption."""
-        captions = re.findall(
-            r'<figcaption>([^<]*)</figcaption><div class="scroll"><div class="plot" id="(.*?)"', self.page
-        )
-        found: dict[str, Any] = self.figures[[name for caption, name in captions if caption == title][number]]
-        return found
-
-    def traces(self, title: str, symbol: str) -> list[dict[str, Any]]:
-        return [t for t in self.figure(title)["data"] if t.get("marker", {}).get("symbol") == symbol]
-
-    @property
-    def everything(self) -> str:
-        return " ".join(self.words.values())
-
-
-def read(conductor: Conductor, outcome: Outcome | None = None) -> Seen:
-    return Seen(build_report(conductor, outcome or decide(conductor), SCRIPT))
-
-
-# Searches
-
-
-def rich_row(config: TrainConfig, epoch: int) -> dict[str, float]:
-    """An objective with noise; large learning rates diverge, the largest batch does not fit."""
-    if config.batch_size == 128 and epoch == 2:
-        raise DoesNotFit("out of memory with 64 images at a time")
-    noise = random.Random(f"{config.lr}{config.temperature}{config.batch_size}{config.transforms}{epoch}{config.seed}")
-    value = learn(config, epoch) - 0.1 * abs(config.transforms.cj_strength - 0.7) + noise.gauss(0, 0.004)
-    value = math.nan if config.lr > 0.05 and epoch == 2 else max(0.0, value)
-    tested = {"test_objective": value - 0.02} if epoch == EPOCHS and config.seed != 5 else {}
-    return {"objective": value, "objective_error": 0.011, **tested}
-
-
-def write_scores(conductor: Conductor) -> None:
-    """The specimens' scores of the confirmations, as the trials write them."""
-    for record in conductor.records():
-        if record.test_objective is not None:
-            folder = conductor.plan.folder / "trials" / record.name
-            folder.mkdir(parents=True)
-            right = np.arange(len(LABELS)) < record.test_objective * len(LABELS)
-            with (folder / "test_scores.csv").open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(["filename", "group", "label", "score"])
-                writer.writerows((f"{i}.jpg", i, label, float(right[i])) for i, label in enumerate(LABELS))
-
-
-def rich_plan(folder: Path) -> Plan:
-    parameters = {"lr": LR, "batch_size": BATCHES, "temperature": NARROW, "transforms.cj_strength": STRENGTH}
-    confirm, budget = {"top_k": 2, "seeds": 3}, {"trials": 40}
-    plan = make_plan(folder, parameters=parameters, extend=True, refine=True, budget=budget, confirm=confirm)
-    return replace(plan, capacity=Capacity(32, {8: 40.0, 16: 70.5, 32: 90.0}, True))
 
 
 @pytest.fixture(scope="module")
@@ -194,19 +63,6 @@ def test_the_story_comes_first_and_the_sections_in_order(seen: Seen) -> None:
     assert linked == [f"#{name}" for name in SECTIONS]
     headings = [(tag, known.get("id")) for tag, known in seen.tags if tag in ("h1", "h2")]
     assert headings == [("h1", None), *(("h2", f"{name}-title") for name in SECTIONS)]
-
-
-def assert_asks_nothing_of_the_network(seen: Seen) -> None:
-    beside = {"leaderboard.csv", "summary.json", "best.yaml"}
-    for tag, known in seen.tags:
-        assert tag not in ("img", "iframe", "object", "embed", "base", "form", "video", "audio", "source"), tag
-        assert "src" not in known, (tag, known)
-        assert not {name for name in known if name.startswith("on")}
-        if "href" in known:
-            assert known["href"] in beside or known["href"].startswith(("#", "data:,")), known
-    style = seen.page[seen.page.index("<style>") : seen.page.index("</style>")]
-    assert "url(" not in style and "@import" not in style
-    assert not re.search(r"https?:", seen.page.replace("http-equiv", ""))
 
 
 def test_the_page_asks_nothing_of_the_network(seen: Seen) -> None:
@@ -454,189 +310,6 @@ def test_versions_notes_and_data_are_told(seen: Seen, rich: Rich, tmp_path: Path
     assert "Images: bïrds: 90 images (60 train), labels by folder." in words
     assert plan.notes
     assert all(note in words for note in plan.notes)
-
-
-# Lower is better
-
-
-@pytest.fixture(scope="module")
-def lower(tmp_path_factory: pytest.TempPathFactory) -> Conductor:
-    plan = make_plan(tmp_path_factory.mktemp("lower"), metric_name="reference_contrast")
-
-    def contrast(config: TrainConfig, epoch: int) -> dict[str, float]:
-        value = 6 - 3 * learn(config, epoch)
-        return {"objective": value, **({"test_objective": value} if epoch == EPOCHS else {})}
-
-    return Driver(open_conductor(plan), contrast).run()
-
-
-def test_where_lower_is_better_everything_says_so(lower: Conductor) -> None:
-    seen = read(lower)
-    assert "higher is better" not in seen.page
-    axes = [f["layout"]["yaxis"]["title"]["text"] for f in seen.figures.values() if "title" in f["layout"]["yaxis"]]
-    assert axes
-    assert set(axes) == {"reference contrast<br>(lower is better)"}
-
-
-def test_where_lower_is_better_the_best_is_the_lowest_and_a_gain_is_positive(lower: Conductor) -> None:
-    seen = read(lower)
-    completed = [record.objective or 0 for record in lower.records() if record.status == COMPLETED and not record.of]
-    (ring,) = seen.traces("reference contrast over temperature", "circle-open")
-    assert ring["y"] == [min(completed)]
-    gain = seen.numbers["tile-gain"][0]
-    base, won = seen.numbers["tile-baseline"][0], seen.numbers["tile-winner"][0]
-    assert won < base
-    assert gain == pytest.approx(base - won, rel=0.1)  # the one of the test part, the others of validation
-    assert "Clear gain" in seen.words["result"]
-    (trace,) = seen.figure("All searched values at once")["data"]
-    darkest = trace["line"]["color"].index(max(trace["line"]["color"]))
-    assert trace["dimensions"][-1]["values"][darkest] == min(completed)
-    steps = [float(row[2]) for row in seen.tables["result"][0][1:] if row[2] != "–"]
-    assert steps
-    assert min(steps) > 0
-
-
-# Searches that are not as they should be
-
-
-def test_a_search_that_failed_entirely_says_what_to_do(tmp_path: Path) -> None:
-    conductor = search(tmp_path, lambda config, epoch: math.nan)
-    seen = read(conductor)
-    assert [known["id"] for tag, known in seen.tags if tag == "section"] == SECTIONS
-    assert "No valid trial: none ran to its end" in seen.words["result"]
-    assert "smaller values" in seen.words["result"]
-    assert len(seen.tables["failures"][0]) == 1 + 11
-    assert "train.py" not in seen.everything
-    assert seen.figure("kNN balanced accuracy over lr")["layout"]["height"] < 200
-
-
-def test_a_search_without_a_report_yet_can_be_shown(tmp_path: Path) -> None:
-    conductor = open_conductor(make_plan(tmp_path))
-    assert "No trial has run to its end yet" in read(conductor).words["result"]
-    assert conductor.next_task() is not None
-    assert "1 interrupted" in read(conductor).words["stages"]
-
-
-@pytest.mark.parametrize("reports", [1, 8, 20, 45, 60])
-def test_an_interrupted_search_shows_what_is_known(reports: int, tmp_path: Path) -> None:
-    conductor = Driver(open_conductor(make_plan(tmp_path))).run(reports)
-    seen = read(conductor)
-    assert "The search has not ended" in seen.words["result"]
-    assert "interrupted" in seen.words["failures"]
-    for trace in [t for f in seen.figures.values() for t in f["data"] if t.get("type") == "scatter"]:
-        assert len(trace["x"]) == len(trace["y"])
-
-
-def test_a_search_of_one_trial_a_stage_has_a_page(tmp_path: Path) -> None:
-    conductor = search(tmp_path, parameters={"lr": LR}, budget={"trials": 2}, confirm=None)
-    seen = read(conductor)
-    assert "was not asked for" in seen.words["result"]
-    assert "One setting was searched" in seen.words["importances"]
-    assert "not confirmed" in seen.words["result"]
-
-
-def test_where_the_defaults_are_kept_the_best_of_the_search_is_shown_too(tmp_path: Path) -> None:
-    conductor = search(
-        tmp_path, lambda config, epoch: 0.9 if config.lr == 0.001 else 0.1, parameters={"lr": LR}, confirm=None
-    )
-    seen = read(conductor)
-    assert "the defaults: they are kept" in seen.words["result"]
-    assert seen.numbers["tile-candidate"][0] == pytest.approx(0.1)
-    assert "nothing is changed" in seen.words["configuration"]
-
-
-def test_a_failed_baseline_leaves_no_gain(tmp_path: Path) -> None:
-    conductor = search(tmp_path, lambda config, epoch: math.nan if config.lr == 0.001 else 0.5)
-    seen = read(conductor)
-    assert "tile-gain" not in seen.numbers
-    assert "tile-baseline" not in seen.numbers
-
-
-def test_a_stage_that_the_budget_of_time_ended_says_so(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, budget={"trials": 30, "hours": 0.03})
-    driver = Driver(open_conductor(plan))
-    driver.conductor.spending = Spending(plan.space.budget, 2, clock=driver.clock)
-    seen = read(driver.run())
-    assert "by the budget of time" in seen.words["result"]
-    assert "Ended early, after" in seen.words["stages"]
-    rows = {row[0]: row[1:] for row in seen.tables["details"][0][1:]}
-    assert rows["hours"][0] == "0.0300"
-    assert float(rows["hours"][1]) <= 0.03
-
-
-def test_trials_of_an_earlier_search_are_marked(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-    first = search(tmp_path / "first", confirm=None)
-    warm = [replace(record, name=f"first:{record.name}", warm=True) for record in first.records() if record.values]
-    second = open_conductor(make_plan(tmp_path / "second", confirm=None), warm=warm)
-    seen = read(Driver(second).run())
-    diamonds = [*seen.traces("kNN balanced accuracy over lr", "diamond")]
-    diamonds += seen.traces("kNN balanced accuracy over lr", "diamond-open")
-    told = [words.split("<br>")[0] for trace in diamonds for words in trace["text"]]
-    assert sorted(told) == sorted(r.name for r in second.study.warm_trials(second.stages[1]))
-    assert told
-    assert "of an earlier search counted too" in seen.words["result"]
-
-
-def test_three_hundred_trials_fit_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # TPE would take longer than all the rest.
-    monkeypatch.setattr(optuna.samplers, "TPESampler", lambda seed=None, **other: optuna.samplers.RandomSampler(seed))
-    conductor = search(tmp_path, order="joint", budget={"trials": 300}, confirm=None, rungs=Rungs(1, 20, 2))
-    page = build_report(conductor, decide(conductor), SCRIPT)
-    assert len(page) < 1_000_000
-    seen = Seen(page)
-    assert max(len(figure["data"]) for figure in seen.figures.values()) < 15
-    assert sum(record.name in seen.words["stages"] for record in conductor.records()) == 300
-
-
-# Names that are no HTML
-
-NASTY = ["<script>alert(1)</script>", "</script><b>", "größe & <i>Vögel</i>", "%{text}", "a\"b'c", "<!--", "\udcff.jpg"]
-
-
-@settings(max_examples=15, deadline=None)
-@given(words=st.text(min_size=1, max_size=40) | st.sampled_from(NASTY))
-def test_any_words_are_shown_as_they_are(words: str) -> None:
-    def pages(words: str) -> Seen:
-        with tempfile.TemporaryDirectory() as folder:
-            # pydantic takes no half characters.
-            value = words.encode("utf-8", "replace").decode("utf-8")
-            parameters = {"weights": {"type": "choice", "values": ["plain", value + "!"]}}
-            conductor = open_conductor(
-                make_plan(Path(folder), parameters=parameters, budget={"trials": 3}, confirm=None)
-            )
-            for task in iter(conductor.next_task, None):
-                assert task is not None
-                if task.record.values.get("weights") == "plain":
-                    conductor.fail(task.record.name, words)
-                    continue
-                for epoch in range(1, EPOCHS + 1):
-                    conductor.report(task.record.name, {"epoch": epoch, "objective": 0.5})
-            return read(conductor)
-
-    seen, plain = pages(words), pages("word")
-    assert [tag for tag, _ in seen.tags] == [tag for tag, _ in plain.tags]
-    assert_asks_nothing_of_the_network(replace_words(seen))
-    shown = words.encode("utf-8", "replace").decode("utf-8").replace("\x00", "�")
-    for section in ("failures", "stages"):
-        assert " ".join(shown.split()) in " ".join(seen.words[section].split())
-    assert [f["data"][0].keys() for f in seen.figures.values()] == [f["data"][0].keys() for f in plain.figures.values()]
-
-
-def replace_words(seen: Seen) -> Seen:
-    """The page without its text, which may hold anything."""
-    seen.page = re.sub(r">[^<]*<", "><", seen.page[: seen.page.index("<script")])
-    return seen
-
-
-@pytest.mark.parametrize("name", ["<b>&'\" größe", "a b", "\udcff"])
-def test_a_folder_of_any_name_gets_its_page(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / name
-    folder.mkdir()
-    conductor = search(folder, budget={"trials": 3}, confirm=None)
-    seen = Seen(write_report(conductor, decide(conductor)).read_text(encoding="utf-8"))
-    assert f"Search {name.encode('utf-8', 'replace').decode('utf-8')}" in seen.words[""]
 
 
 # A browser

@@ -1,12 +1,7 @@
 from __future__ import annotations
 
 import copy
-import gc
-import logging
-import weakref
-from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,82 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import TAU, Network, assert_same, cached_gradient, chunked_gradient, network, views, whole_gradient
 from torch import Tensor, nn
-from two_ranks import run_two_ranks
 
-from phenoscape_tune.config import TrainConfig, build_config
-from phenoscape_tune.data.parts import open_parts
+from phenoscape_tune.config import build_config
 from phenoscape_tune.errors import UserError
-from phenoscape_tune.model import Encoder, build_encoder
+from phenoscape_tune.model import build_encoder
 from phenoscape_tune.nt_xent import nt_xent
-from phenoscape_tune.training import checkpoint, run
-from phenoscape_tune.training.gradient_cache import OOM_ABOVE, GradientStep, backpropagate, split_rows
-from phenoscape_tune.training.loop import train_simclr
-from phenoscape_tune.training.memory import OutOfMemory
-from phenoscape_tune.training.run import Row, RunOptions, start_run
-
-Tiny = Callable[..., TrainConfig]
-CPU = torch.device("cpu")
-TAU = 0.2
-
-
-class Network(nn.Module):
-    """Images (n, 3, 4, 4) to features (n, 6) and projections (n, 5)."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3), *layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.head = nn.Linear(6, 5)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        h = self.layers(images)
-        return h, self.head(h)
-
-
-def network(*layers: nn.Module, dtype: torch.dtype = torch.float64) -> Network:
-    torch.manual_seed(0)
-    return Network(*layers).to(dtype)
-
-
-def views(batch: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(2 * batch, 3, 4, 4, generator=torch.Generator().manual_seed(1), dtype=dtype)
-
-
-def whole_gradient(encoder: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    encoder.zero_grad()
-    loss = nt_xent(encoder(pixels)[1], TAU)
-    loss.backward()
-    return loss.detach(), [p.grad for p in encoder.parameters()]
-
-
-def chunked_gradient(
-    encoder: nn.Module, pixels: Tensor, micro_batch: int, autocast: Any = nullcontext
-) -> tuple[Tensor, list[Tensor]]:
-    """As the cached one, with the graphs of all parts kept: what memory would not allow."""
-    encoder.zero_grad()
-    z: Tensor | None = None
-    for rows in split_rows(len(pixels) // 2, micro_batch):
-        with autocast():
-            part = encoder(pixels[rows])[1]
-        z = part.new_zeros(len(pixels), part.shape[1]) if z is None else z.clone()
-        z[rows] = part
-    assert z is not None
-    loss = nt_xent(z, TAU)
-    loss.backward()
-    return loss.detach(), [p.grad for p in encoder.parameters()]
-
-
-def cached_gradient(
-    encoder: nn.Module, pixels: Tensor, micro_batch: int, autocast: Any = nullcontext
-) -> tuple[Tensor, list[Tensor]]:
-    encoder.zero_grad()
-    return backpropagate(encoder, pixels, TAU, micro_batch, autocast), [p.grad for p in encoder.parameters()]
-
-
-def assert_same(ours: tuple[Tensor, list[Tensor]], theirs: tuple[Tensor, list[Tensor]], rtol: float) -> None:
-    assert torch.allclose(ours[0], theirs[0], rtol=rtol, atol=0)
-    a, b = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (ours[1], theirs[1]))
-    assert float((a - b).norm()) <= rtol * float(b.norm())
+from phenoscape_tune.training.gradient_cache import GradientStep, backpropagate, split_rows
 
 
 def test_a_micro_batch_is_a_whole_number_from_two_on() -> None:
@@ -238,118 +165,6 @@ def test_timms_own_batch_norms_are_treated_alike() -> None:
     assert not torch.allclose(first.running_mean, other.running_mean)  # four steps of the plain kind
 
 
-# Out of memory
-
-
-class Hungry(Network):
-    """Runs out of memory above so many views, after taking some."""
-
-    def __init__(self, most: int) -> None:
-        super().__init__(nn.BatchNorm2d(6), nn.Dropout(0.5))
-        self.most = most
-        self.taken: list[weakref.ref[Tensor]] = []
-        self.seen: list[int] = []
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        self.seen.append(len(images))
-        h, z = super().forward(images)
-        if len(images) > self.most:
-            self.taken.append(weakref.ref(h))
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand a long tail")
-        return h, z
-
-
-def hungry(most: int) -> Hungry:
-    torch.manual_seed(0)
-    return Hungry(most).double()
-
-
-def gradient_step(encoder: nn.Module, **values: Any) -> GradientStep:
-    return GradientStep(encoder, build_config({"temperature": TAU, **values}))
-
-
-def test_out_of_memory_halves_what_goes_through_the_network_for_good(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING)
-    encoder, twin = hungry(6), hungry(1000)
-    step = gradient_step(encoder, batch_size=16)
-    torch.manual_seed(3)
-    loss = step(views(16), nullcontext)
-    assert (step.micro_batch, step.rows, step.batch_size) == (2, 4, 16)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"out of memory: from here on {smaller} images go through the network at once instead of {larger}; batch_size "
-        "16 is unchanged, batch norm's statistics are now of the micro-batch"
-        for larger, smaller in ((16, 8), (8, 4), (4, 2))
-    ]
-    # The failed attempts left no trace: neither in memory nor in random state, running statistics or gradients.
-    gc.collect()
-    assert encoder.taken and all(ref() is None for ref in encoder.taken)
-    torch.manual_seed(3)
-    expected = gradient_step(twin, batch_size=16, micro_batch_size=2)(views(16), nullcontext)
-    assert torch.equal(loss, expected)
-    assert all(torch.equal(a, b) for a, b in zip(encoder.buffers(), twin.buffers(), strict=True))
-    assert all(torch.equal(a.grad, b.grad) for a, b in zip(encoder.parameters(), twin.parameters(), strict=True))
-    encoder.seen.clear()
-    step(views(16), nullcontext)
-    assert max(encoder.seen) == 4
-
-
-def test_a_number_that_the_user_gave_is_not_halved() -> None:
-    step = gradient_step(hungry(6), batch_size=16, micro_batch_size=8)
-    with pytest.raises(OutOfMemory) as caught:
-        step(views(16), nullcontext)
-    assert str(caught.value) == (
-        "out of memory with batch_size 16 and 8 images at a time (micro-batch); try micro_batch_size=4, batch_size=8 "
-        "with accumulate_grad_batches=2 (the loss sees as many), gradient_checkpointing=true, batch_size=8, "
-        "input_size=160 or a smaller backbone (OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB)"
-    )
-    assert caught.value.__context__ is None  # whose traceback would hold on to the memory
-    assert all(p.grad is None for p in step.encoder.parameters())
-
-
-@pytest.mark.parametrize("batch_size", [16, 6])
-def test_below_two_images_it_is_given_up(batch_size: int) -> None:
-    step = gradient_step(hungry(3), batch_size=batch_size)
-    with pytest.raises(
-        OutOfMemory, match=f"batch_size {batch_size} and [23] images .* try batch_size={batch_size // 2} "
-    ):
-        step(views(batch_size), nullcontext)
-
-
-def test_memory_that_ends_later_halves_too() -> None:
-    encoder = hungry(1000)
-    step = gradient_step(encoder, batch_size=8)
-    step(views(8), nullcontext)
-    encoder.most = 10
-    assert torch.isfinite(step(views(8), nullcontext))
-    assert step.micro_batch == 4
-
-
-def test_other_faults_are_not_taken_for_it() -> None:
-    step = gradient_step(network(), batch_size=8)
-    with pytest.raises(RuntimeError, match="channels"), step.naming_out_of_memory():
-        step(torch.randn(16, 4, 4, 4, dtype=torch.float64), nullcontext)
-    assert step.micro_batch == 8
-
-
-def test_memory_that_ends_outside_of_a_step_is_named() -> None:
-    step = gradient_step(network(), batch_size=8)
-    with pytest.raises(OutOfMemory, match="batch_size 8 and 8 images .*MemoryError"), step.naming_out_of_memory():
-        raise MemoryError
-    inner = OutOfMemory("told already")
-    with pytest.raises(OutOfMemory, match="told already"), step.naming_out_of_memory():
-        raise inner
-
-
-def test_the_variable_for_tests_ends_memory_above_two_views_of_so_many_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(OOM_ABOVE, "3")
-    step = gradient_step(network(), batch_size=8)
-    step.encoder(views(3))
-    with pytest.raises(torch.OutOfMemoryError, match=OOM_ABOVE):
-        step.encoder(views(4))
-    step(views(8), nullcontext)
-    assert step.micro_batch == 2
-
-
 # Accumulation, scaling, recomputation, compilation
 
 
@@ -445,117 +260,3 @@ def test_parts_are_compiled_once_for_each_pass() -> None:
         step(pixels, nullcontext)
     assert step._compiled
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # without and with a gradient
-
-
-# Ranks
-
-
-@pytest.mark.slow
-def test_two_real_ranks_equal_one_process_with_the_global_batch(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    batch = torch.randn(2, 14, 7, dtype=torch.float64)  # seven images a rank, two at a time
-    layer = nn.Linear(7, 5, dtype=torch.float64)
-    results = run_two_ranks(
-        tmp_path,
-        batch,
-        layer,
-        imports="from contextlib import nullcontext\nfrom phenoscape_tune.training.gradient_cache import backpropagate",
-        output="(x, super().forward(x))",
-        loss="loss = backpropagate(ddp, own, 0.2, 2, nullcontext)",
-    )
-    loss = nt_xent(layer(batch.reshape(-1, 7)), 0.2)
-    loss.backward()
-    for result in results:
-        assert torch.allclose(result["loss"], loss.detach(), rtol=1e-10)
-        assert torch.allclose(result["weight"], layer.weight.grad, rtol=1e-8, atol=1e-12)
-        assert torch.allclose(result["bias"], layer.bias.grad, rtol=1e-8, atol=1e-12)
-
-
-# Real runs
-
-
-class Stop(Exception):
-    pass
-
-
-def train(config: TrainConfig, options: RunOptions | None = None, stop_after: int | None = None) -> list[Row]:
-    def report(row: dict[str, Any]) -> None:
-        if row["epoch"] == stop_after:
-            raise Stop
-
-    return train_simclr(config, report, options, CPU)
-
-
-def read_log(config: TrainConfig) -> str:
-    return (Path(config.out_dir) / "logs" / "training.log").read_text()
-
-
-@pytest.mark.slow
-def test_without_batch_norm_a_run_in_micro_batches_is_the_run_of_the_whole_batch(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def build(*arguments: Any) -> Encoder:
-        encoder = build_encoder(*arguments)
-        encoder.head[1] = nn.Identity()
-        return encoder
-
-    monkeypatch.setattr(run, "build_encoder", build)
-    # One step an epoch: the first epoch's loss is that of the first step.
-    values = {"backbone": "test_vit.r160_in1k", "stem": "auto", "batch_size": 48, "precision": 32, "warmup_epochs": 0}
-    whole = train(tiny(**values, out_dir=str(tmp_path / "whole"), max_epochs=3))
-    parts = train(tiny(**values, out_dir=str(tmp_path / "parts"), max_epochs=3, micro_batch_size=4))
-    assert parts[0]["train_loss"] == pytest.approx(whole[0]["train_loss"], rel=1e-6)
-    assert [row["train_loss"] for row in parts] == pytest.approx([row["train_loss"] for row in whole], rel=1e-4)
-    assert [row["val_loss"] for row in parts] == pytest.approx([row["val_loss"] for row in whole], rel=1e-4)
-    assert whole[0]["train_loss"] != whole[1]["train_loss"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("micro", ["given", "found"])
-def test_a_resumed_run_in_micro_batches_equals_an_unbroken_one_to_the_bit(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, micro: str
-) -> None:
-    values: dict[str, Any] = {"batch_size": 16, "max_epochs": 3}
-    if micro == "given":
-        values["micro_batch_size"] = 4
-    else:
-        monkeypatch.setenv(OOM_ABOVE, "5")
-    whole = train(tiny(**values, out_dir=str(tmp_path / "a")))
-    broken = tiny(**values, out_dir=str(tmp_path / "b"))
-    with pytest.raises(Stop):
-        train(broken, stop_after=1)
-    rows = train(broken, RunOptions(resume=tmp_path / "b" / "checkpoints" / "last.ckpt"))
-    assert np.isfinite([row["train_loss"] for row in whole]).all()
-    for key in ("train_loss", "val_loss", "objective"):
-        assert [row[key] for row in rows] == [row[key] for row in whole]
-    a, b = (checkpoint.load(tmp_path / name / "checkpoints" / "last.ckpt") for name in "ab")
-    assert all(torch.equal(a.model[key], b.model[key]) for key in a.model)
-    log = read_log(broken)
-    if micro == "given":
-        assert "micro_batch_size: 4 of 16 images go through the network at once; the loss sees all" in log
-        assert "out of memory" not in log
-    else:
-        assert "out of memory: from here on 8 images go through the network at once instead of 16" in log
-        assert "from here on 4 images" in log
-
-
-@pytest.mark.slow
-def test_a_run_that_cannot_fit_ends_with_one_line(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(OOM_ABOVE, "1")
-    with pytest.raises(OutOfMemory, match="batch_size 16 and 2 images at a time") as caught:
-        train(tiny(batch_size=16))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.slow
-def test_an_ended_run_gives_its_memory_back_at_once(tiny: Tiny) -> None:
-    """A process runs one trial after the other: what only the garbage collector finds would still be in the way."""
-    config = tiny()
-    started = start_run(config, CPU, RunOptions(), open_parts(config))
-    encoder = weakref.ref(started.encoder)
-    gc.disable()
-    try:
-        del started
-        assert encoder() is None
-    finally:
-        gc.enable()
