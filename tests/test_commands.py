@@ -73,8 +73,6 @@ HELD = {
 # Targets of the Makefile that take long or need what CI has not; what they run is looked at, and each is told of in the
 # documents as it is here.
 LONG = {"test-quick", "test-oldest", "test-python312", "soak", "bench", "bench-replay", "bench-gpu"}
-# Benchmarks without a test of their own: what they train or hold takes minutes or gigabytes whatever the size.
-UNTESTED = {"spectral_channels", "cube_memory"}
 NEEDS = re.compile(r"\bneeds (a GPU|a cluster|SLURM|Kubernetes|a container engine|machines of your own)\b")
 
 
@@ -193,7 +191,7 @@ def fault(command: Command) -> str | None:
             missing = [flag for flag in re.findall(r"--[\w-]+", match[2]) if f'"{flag}"' not in source]
             if not source or missing:
                 return f"{part}: {', '.join(missing) or 'there is no such script'}"
-            if not (ROOT / "tests" / "benchmarks" / f"test_{match[1]}.py").is_file() and match[1] not in UNTESTED:
+            if not (ROOT / "tests" / "benchmarks" / f"test_{match[1]}.py").is_file():
                 return f"{part}: has no test in tests/benchmarks"
         elif part.startswith("ray "):
             _parse_as_ray(shlex.split(part)[1:])
