@@ -15,6 +15,7 @@ import annotated_types
 from pydantic import BaseModel
 
 from phenoscape_tune.config import TrainConfig, known_keys
+from phenoscape_tune.data_keys import DataKeys
 
 PAGE = Path(__file__).parent / "configuration.md"
 HEAD = """\
@@ -46,9 +47,10 @@ def page() -> str:
 
 
 def groups() -> dict[str, list[str]]:
-    """The keys under the heading that the schema's class has above them, in its order."""
+    """The keys under the heading that the schema's classes have above them, in their order."""
     found: dict[str, list[str]] = {}
-    for heading, name in re.findall(r"^    (?:# (\w+)|(\w+): )", inspect.getsource(TrainConfig), re.MULTILINE):
+    source = inspect.getsource(DataKeys) + inspect.getsource(TrainConfig)
+    for heading, name in re.findall(r"^    (?:# (\w+)|(\w+): )", source, re.MULTILINE):
         if heading:
             found[heading] = names = []
         elif name in TrainConfig.model_fields:

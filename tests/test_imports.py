@@ -16,6 +16,7 @@ FLOORS = [
     {"mirror"},
     {"yaml_file"},
     {"channel_keys", "key_faults", "transforms"},
+    {"data_keys"},
     {"config"},
     {"layers"},
     {"settling"},

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +18,20 @@ from phenoscape_tune.cli.common import (
     warn,
 )
 from phenoscape_tune.cli.downstream_report import measure_downstream, tell_downstream
-from phenoscape_tune.config import TrainConfig, build_config
+from phenoscape_tune.cli.trained_encoder import (
+    SPLIT_KEYS,
+    TrainedEncoder,
+    check_channels,
+    find_checkpoint,
+    open_trained,
+)
 from phenoscape_tune.errors import UserError
 from phenoscape_tune.key_faults import nearest
-from phenoscape_tune.layers import merge, parse_overrides
+from phenoscape_tune.layers import parse_overrides
 
 if TYPE_CHECKING:  # --help must not pay for torch
     import numpy as np
 
-    from phenoscape_tune.data.channels import Channels
     from phenoscape_tune.data.images import Images
     from phenoscape_tune.model import Encoder
 
@@ -39,44 +43,12 @@ FILES = (
     *(f"{EMBEDDINGS}.{kind}" for kind in FORMATS),
 )
 # What may differ from the checkpoint's configuration: the images and the machine, not the network.
-SPLIT_KEYS = ("labels", "group_by", "val_fraction", "test_fraction", "split_seed")
 KEYS = (
     *("data_dir", *SPLIT_KEYS, "input_size", "resize", "background", "cache_dir", "max_unreadable"),
     *("num_workers", "batch_size", "accelerator", "precision"),
 )
 CHUNK = 64  # images through the network at once, at most
 SPEAK_EVERY = 30  # seconds between lines of progress where there is no terminal
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained encoder and where it stands.
-
-    Attributes:
-        path: of the checkpoint.
-        config: as it was trained.
-        asked: the same with this command's images and machine.
-        state: the encoder's weights.
-        epoch: that the checkpoint was written after.
-        channels: of the images that it was trained on; None where the checkpoint does not say.
-    """
-
-    path: Path
-    config: TrainConfig
-    asked: TrainConfig
-    state: dict[str, Any]
-    epoch: int
-    channels: Channels | None
-
-    @property
-    def own_images(self) -> bool:
-        """Whether the images are those that the run was trained on, or a part of which it was."""
-        return Path(str(self.config.data_dir)).resolve() == Path(str(self.asked.data_dir)).resolve()
-
-    @property
-    def own_parts(self) -> bool:
-        """Whether they are also in the same parts: what is the test part was not trained on."""
-        return self.own_images and all(getattr(self.config, key) == getattr(self.asked, key) for key in SPLIT_KEYS)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -117,7 +89,7 @@ def _embed(argv: Sequence[str]) -> int:
     check_folder(folder, FILES, args.overwrite, "choose another one with --out")
     if not args.quiet:
         print("loading torch ...", file=sys.stderr, flush=True)
-    trained = _open(path, data_dir, overrides)
+    trained = open_trained(path, data_dir, overrides)
 
     from phenoscape_tune.data.parts import open_images
     from phenoscape_tune.evaluate.embeddings import readable
@@ -125,7 +97,7 @@ def _embed(argv: Sequence[str]) -> int:
 
     encoder = restore_encoder(trained.asked, trained.state, path)
     images = open_images(trained.asked, None if args.quiet else pack_progress, lambda line: warn([line]))
-    _check_channels(trained, encoder, images)
+    check_channels(trained, encoder, images)
     features = _features(trained, encoder, images, args.quiet)
     # Only now, with all that the user wrote checked, may an earlier result be deleted.
     prepare_folder(folder, FILES)
@@ -174,75 +146,7 @@ def _sort_words(words: Sequence[str]) -> tuple[str | None, dict[str, Any]]:
     return (folders[0] if folders else overrides.pop("data_dir", None)), overrides
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that a file, a run's folder or its checkpoints' folder means. Raises UserError where none is."""
-    if path.is_file():
-        return path
-    for candidate in (path / "checkpoints" / "best.ckpt", path / "best.ckpt"):
-        if candidate.is_file():
-            return candidate
-    if (path / "search.yaml").is_file():
-        raise UserError(
-            f"{path}: is a search's folder; train its winner (python scripts/train.py --config {path / 'best.yaml'}) "
-            f"and give that run's folder, or one of {path / 'trials'}"
-        )
-    if not path.exists():
-        raise UserError(f"{path}: no such checkpoint or folder; give a run's folder, for example outputs/train")
-    raise UserError(
-        f"{path}: holds no checkpoints/best.ckpt; give the folder of a run that finished an epoch (a search keeps the "
-        "checkpoints of its best trials: keep)"
-    )
-
-
-def _open(path: Path, data_dir: str | None, overrides: dict[str, Any]) -> Trained:
-    from phenoscape_tune.training import checkpoint
-
-    try:
-        state = checkpoint.load(path)
-    except TypeError as error:
-        raise UserError(f"{path}: is not a checkpoint of this version ({error})") from error
-    config = build_config(state.config, str(path))
-    given: dict[str, Any] = dict(overrides)
-    if data_dir is not None:
-        given["data_dir"] = str(Path(data_dir).expanduser().absolute())
-        if Path(given["data_dir"]).resolve() != Path(str(config.data_dir)).resolve():
-            given.setdefault("labels", None)  # the run's table is of other images
-            if state.value_range is not None:  # measured there: the encoder knows no other scale
-                given.setdefault("value_scaling", list(state.value_range))
-    if given.get("labels"):
-        given["labels"] = str(Path(given["labels"]).expanduser().absolute())
-    asked = build_config(merge(config.to_mapping(), given), "command line")
-    if not Path(str(asked.data_dir)).is_dir() and data_dir is None:
-        raise UserError(f"data_dir: {asked.data_dir}, on which {path} was trained, is gone; name a folder of images")
-    return Trained(path, config, asked, state.model, state.epoch, _channels(path, state.channels))
-
-
-def _channels(path: Path, told: dict[str, Any]) -> Channels | None:
-    from pydantic import TypeAdapter
-
-    from phenoscape_tune.data.channels import Channels
-
-    try:
-        return TypeAdapter(Channels).validate_python(told) if told else None
-    except ValueError as error:
-        raise UserError(f"{path}: says of its channels what cannot be read; give another checkpoint") from error
-
-
-def _check_channels(trained: Trained, encoder: Encoder, images: Images) -> None:
-    """Raise UserError where the images have other channels than those that the encoder was trained on."""
-    known, here = encoder.mean.shape[1], images.channels
-    if trained.channels is not None:
-        difference = trained.channels.difference(here)
-    else:  # an earlier checkpoint does not say which they were
-        difference = None if known == len(here) else f"{known} channels there, {len(here)} here"
-    if difference is not None:
-        raise UserError(
-            f"{trained.path}: was trained on other channels than the images in {trained.asked.data_dir} have: "
-            f"{difference}; name a folder of images of the same kind"
-        )
-
-
-def _features(trained: Trained, encoder: Encoder, images: Images, quiet: bool) -> np.ndarray:
+def _features(trained: TrainedEncoder, encoder: Encoder, images: Images, quiet: bool) -> np.ndarray:
     import numpy as np
     import torch
 
@@ -284,7 +188,7 @@ def _say(line: str) -> None:
 
 
 def _write(
-    folder: Path, trained: Trained, encoder: Encoder, images: Images, features: np.ndarray, formats: list[str]
+    folder: Path, trained: TrainedEncoder, encoder: Encoder, images: Images, features: np.ndarray, formats: list[str]
 ) -> None:
     from phenoscape_tune.evaluate.embeddings import WRITERS
     from phenoscape_tune.export import export_backbone
