@@ -117,6 +117,9 @@ class _Reports(_NotSaved, FIFOScheduler):
         self.full_disk: NoSpaceLeft | None = None
         # When each running trial was last heard of, by the monotonic clock, and how long it may be silent.
         self._heard: dict[str, tuple[float, float]] = {}
+        # Tune's name of the latest run of each trial: one that goes on is a new one, and may begin before Tune is done
+        # with the one before.
+        self._latest: dict[str, str] = {}
         self._told, self._telling, self._news = -math.inf, 0.0, False  # of the leaderboard: when, how long, what is new
 
     @contextmanager
@@ -132,8 +135,14 @@ class _Reports(_NotSaved, FIFOScheduler):
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         # Until it starts it may have to wait, for a machine or for the process of an earlier trial.
         self._heard[trial.config["name"]] = (time.monotonic(), math.inf)
+        self._latest[trial.config["name"]] = trial.trial_id
+
+    def _is_over(self, trial: Trial) -> bool:
+        return self._latest.get(trial.config["name"]) != trial.trial_id
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if self._is_over(trial):
+            return TrialScheduler.STOP
         self.hear(trial)
         with self.until_full():
             return self._decide(trial.config["name"], result)
@@ -154,7 +163,7 @@ class _Reports(_NotSaved, FIFOScheduler):
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        if self.interrupted:
+        if self.interrupted or self._is_over(trial):
             return
         name = trial.config["name"]
         since, silent_at_most = self._heard[name]
@@ -179,7 +188,7 @@ class _Reports(_NotSaved, FIFOScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         # A trial that ended by its reports is known; one that Tune ends by itself has stopped without a reason.
-        if not self.interrupted:
+        if not self.interrupted and not self._is_over(trial):
             with self.until_full():
                 self._conductor.fail(trial.config["name"], "its training function returned before its last epoch")
 

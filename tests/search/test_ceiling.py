@@ -18,15 +18,18 @@ from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.evaluate.objective import trial_objective
 from phenoscape_tune.search.ceiling import first_ceiling, next_ceiling, noise, stable
 from phenoscape_tune.search.conductor import Conductor
+from phenoscape_tune.search.course import CEILING
 from phenoscape_tune.search.importance import importances
 from phenoscape_tune.search.marks import stage_points
-from phenoscape_tune.search.priority import CONFIRM, DEFAULTS
+from phenoscape_tune.search.parameter import Parameter
+from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
 from phenoscape_tune.search.record import CAPPED, COMPLETED, PRUNED
 from phenoscape_tune.search.report import write_leaderboard
 from phenoscape_tune.search.result_figures import coordinates_figure
-from phenoscape_tune.search.retention import Retention
+from phenoscape_tune.search.retention import Retention, kept_at_most
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.story import cautions, describe_stage, tell_ceiling
+from phenoscape_tune.search.study import Study
 from phenoscape_tune.search.verdict import decide
 
 
@@ -124,6 +127,70 @@ def test_the_ceiling_rises_where_the_ranking_changes(tmp_path: Path) -> None:
     assert [conductor.ceiling(stage) for stage in conductor.stages[1:3]] == [8, 8]  # from 4 to 8 epochs it stays
     assert max(len(record.curve) for record in searched(conductor)) == 8
     assert "to which it rose from 4" in " ".join(describe_stage(conductor, conductor.stages[1]))
+
+
+def test_those_that_waited_go_on_where_they_were_if_they_are_among_the_best(tmp_path: Path) -> None:
+    def later(config: TrainConfig, epoch: int) -> float:
+        """Each trial is better early and worse late than the one before."""
+        early = 0.4 + 0.01 * int(Path(config.out_dir).name.split("-")[1])
+        return early if epoch <= 2 else 1 - early
+
+    driver = Driver(open_conductor(make_plan(tmp_path, **PASHA)), later)
+    waited: dict[str, int] = {}
+    for _ in driver.reports():
+        waited |= {record.name: len(record.curve) for record in driver.conductor.records() if record.waiting}
+    ended = by_name(driver.conductor)
+    assert not any(record.waiting for record in ended.values())
+    gone_on = {task.record.name: len(task.record.curve) for task in driver.handed if task.resume}
+    assert gone_on and set(gone_on.values()) == {4}
+    assert gone_on.keys() <= waited.keys()
+    assert all(ended[name].status == CAPPED and len(ended[name].curve) == 8 for name in gone_on)
+    over = [ended[name] for name in waited.keys() - gone_on.keys() if len(ended[name].curve) == 4]
+    assert {(record.status, record.reason) for record in over} == {(PRUNED, "not among the best 1/2 at epoch 4")}
+
+
+def test_a_ceiling_that_rose_just_before_a_stop_lets_go_on_at_the_start(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, **PASHA)
+    conductor = open_conductor(plan)
+    for _ in Driver(conductor, concurrent=1).reports():
+        if waiting := [record for record in conductor.records() if record.waiting]:
+            break
+    conductor.study.set_note(conductor.stage, CEILING, 8)  # in the journal; who goes on is not
+    again = open_conductor(plan)
+    task = again.next_task()
+    assert task is not None
+    assert (task.record.name, task.resume, len(task.record.curve)) == (waiting[0].name, True, 4)
+
+
+def test_the_sampler_takes_those_that_wait_for_stopped_ones_and_not_for_running_ones(tmp_path: Path) -> None:
+    parameters = {"lr": Parameter(type="loguniform", low=1e-5, high=1e-1)}
+    stage, suggested = Stage(1, "lr", ("lr",), 8), []
+    for name in ("waiting", "stopped"):
+        study = Study(tmp_path / name, parameters, seed=3)
+        study.open_stage(stage, None)
+        for number in range(6):
+            record = study.ask(stage, {})
+            record = study.report(record, {"epoch": 1, "objective": 0.1 * number})
+            if name == "waiting":
+                study.pause(record, "at the ceiling")
+            else:
+                study.tell(record, CAPPED)
+        suggested.append(study.ask(stage, {}).values["lr"])
+    assert suggested[0] == suggested[1]
+
+
+def test_those_that_would_go_on_keep_their_checkpoints(tmp_path: Path) -> None:
+    conductor = open_conductor(make_plan(tmp_path, **PASHA, order="joint", budget={"trials": 40}, keep=1))
+    most = 0
+    for _ in Driver(conductor).reports():
+        waiting = [record for record in conductor.records() if record.waiting]
+        may = {record.name for record in conductor.may_go_on()}
+        assert may <= {record.name for record in waiting}
+        most = max(most, len(may))
+        needed = Retention(conductor)._needed(None)
+        assert may <= needed
+        assert len(needed) <= kept_at_most(conductor.plan)
+    assert most > 3  # more than are kept for their rank
 
 
 def test_trials_are_compared_at_equal_epochs(capped: Driver) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -30,15 +31,23 @@ register_pickle_by_value(sys.modules[__name__])
 EPOCHS = 4
 
 
-def search(folder: Path, trial: Any, trials: int = 5, concurrent: int = 1, cpus: int = 1) -> list[TrialRecord]:
+def search(
+    folder: Path,
+    trial: Any,
+    trials: int = 5,
+    concurrent: int = 1,
+    cpus: int = 1,
+    epochs: int = EPOCHS,
+    **scheduler: Any,
+) -> list[TrialRecord]:
     """Run a search over lr whose trials do what `trial` does; returns its records."""
     space = build_space({
         "parameters": {"lr": {"type": "loguniform", "low": 1e-4, "high": 1e-1}},
-        "scheduler": {"grace_epochs": 2, "reduction_factor": 2},
+        "scheduler": {"grace_epochs": 2, "reduction_factor": 2, **scheduler},
         "budget": {"trials": trials},
         "confirm": None,
     })  # fmt: skip
-    plan = make_plan(space, build_config({"warmup_epochs": 0}), EPOCHS, folder, METRICS["knn_accuracy"])
+    plan = make_plan(space, build_config({"warmup_epochs": 0}), epochs, folder, METRICS["knn_accuracy"])
     conductor = Conductor(plan, Study(folder / "study.journal", space.parameters, seed=0))
     with Display(conductor, quiet=True, concurrent=concurrent) as display:
         assert run_search(conductor, display, concurrent, cpus=cpus, gpus=0.0, trial=trial)
@@ -119,3 +128,38 @@ def test_trials_that_span_two_devices_leave_nothing_behind(tmp_path: Path, birds
         # Its checkpoints are gone by now where it is not among the best; its log ends with its last epoch.
         last = tmp_path / "trials" / name / "logs" / "training.log"
         assert float(following) - last.stat().st_mtime < 10
+
+
+@pytest.mark.parametrize("concurrent", [1, 2])
+def test_a_trial_that_waited_at_the_ceiling_goes_on_from_its_checkpoint(
+    concurrent: int, tmp_path: Path, birds: Path, ray_session: None
+) -> None:
+    """Who leads after two epochs is last after four, so the ceiling rises from 4 epochs to 8."""
+    small = {"backbone": "test_resnet.r160_in1k", "input_size": 32, "stem": "standard", "projection_dim": 16}
+    data = {"data_dir": str(birds), "batch_size": 8, "num_workers": 1, "accelerator": "cpu"}
+
+    def trial(task: dict[str, Any]) -> None:
+        from ray import tune
+
+        from phenoscape_tune.search.trial import _train
+
+        config = build_config({**task["config"], **small, **data, "transforms": {"input_size": 32}})
+        # Each is better early and worse late than the one before.
+        early = 0.4 + 0.01 * int(task["name"].split("-")[1])
+
+        def report(row: dict[str, Any]) -> None:
+            tune.report({**row, "objective": early if row["epoch"] <= 2 else 1 - early} if "epoch" in row else row)
+
+        _train(task, config, report)
+
+    records = search(tmp_path, trial, concurrent=concurrent, cpus=1, epochs=9, pasha=True)
+    assert {record.status for record in records} <= {"completed", "capped", "pruned"}
+    exempt = {record.name for record in records if record.status == "completed"}
+    assert max(len(record.curve) for record in records if record.name not in exempt) == 8
+    logs = {r.name: (tmp_path / "trials" / r.name / "logs" / "training.log").read_text() for r in records}
+    gone_on = [r for r in records if "goes on after epoch 4" in logs[r.name]]
+    assert gone_on
+    for record in gone_on:
+        assert len(record.curve) == 8
+        epochs = re.findall(r"epoch (\d+)/9 ", logs[record.name])
+        assert epochs == [str(epoch) for epoch in range(1, 9)]  # each once
