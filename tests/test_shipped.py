@@ -94,7 +94,7 @@ def test_the_guides_resume_command_goes_on_with_a_run_that_was_started_with_othe
 
 
 def test_the_documented_spaces_ship() -> None:
-    assert {"lr", "lr_temp", "full", "augmentation", "demo"} <= set(SPACES)
+    assert {"lr", "lr_temp", "full", "joint", "augmentation", "demo"} <= set(SPACES)
 
 
 @pytest.mark.parametrize("name", SPACES)
