@@ -107,8 +107,8 @@ def test_a_space_is_found_by_name_anywhere_and_planned(
         assert tune.main(["--space", spelling, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "stage 0 defaults:" in printed
-    first = "augmentation: transforms.augmentation_strength" if name == "augmentation" else "lr: lr"
-    assert f"stage 1 {first}" in printed
+    others = {"augmentation": "augmentation: transforms.augmentation_strength", "joint": "joint: batch_size, lr"}
+    assert f"stage 1 {others.get(name, 'lr: lr')}" in printed
     assert not list(tmp_path.iterdir())
 
 
