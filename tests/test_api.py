@@ -133,7 +133,7 @@ def test_a_search_in_the_callers_ray_and_a_run_of_what_it_found(
     space = SearchSpace(parameters={"lr": LR}, confirm=None)
     config = TrainConfig(data_dir=str(birds), max_epochs=1, **TINY)
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    result = tune(space, config, out=tmp_path / "search", trials=3, quiet=True)
+    result = tune(space, config, out=tmp_path / "search", trials=3, concurrent=1, quiet=True)
     assert capsys.readouterr().out == ""
     assert not [record for record in caplog.records if record.name.startswith("ray.tune")]
     assert ray.is_initialized()
@@ -170,7 +170,7 @@ def test_where_no_trial_is_valid_that_is_raised(birds: Path, ray_session: None, 
     space = SearchSpace(parameters={"lr": Parameter(type="loguniform", low=1e28, high=1e30)}, confirm=None)
     config = TrainConfig(data_dir=str(birds), max_epochs=1, optimizer="sgd", lr=1e30, **TINY)
     with pytest.raises(NoResult, match=r"no valid trial(.|\n)*above all of lr"):
-        tune(space, config, out=tmp_path / "search", trials=2)
+        tune(space, config, out=tmp_path / "search", trials=2, concurrent=1)
 
 
 @pytest.mark.slow
@@ -181,7 +181,7 @@ def test_a_script_needs_no_guard_and_starts_and_stops_a_ray_of_its_own(birds: Pa
         "from phenoscape_tune import Parameter, SearchSpace, TrainConfig, train, tune\n"
         f"config = TrainConfig(data_dir={str(birds)!r}, max_epochs=1, **{TINY!r})\n"
         "lr = Parameter(type='loguniform', low=1e-4, high=1e-2)\n"
-        "result = tune(SearchSpace(parameters={'lr': lr}, confirm=None), config, trials=2, quiet=True)\n"
+        "result = tune(SearchSpace(parameters={'lr': lr}, confirm=None), config, trials=2, concurrent=1, quiet=True)\n"
         "import ray\n"
         "assert not ray.is_initialized()\n"
         "run = train(result.best, overrides={'devices': 2}, quiet=True)\n"

@@ -111,7 +111,7 @@ def test_a_users_file_is_checked_against_its_types(installed: Command, tmp_path:
 
 
 def test_the_demo_runs_from_any_folder(installed: Command, tmp_path: Path) -> None:
-    few = ["--trials", "3", "--max-epochs", "1", "--no-confirm", "--concurrent", "2"]
+    few = ["--trials", "3", "--max-epochs", "1", "--no-confirm", "--concurrent", "1"]
     arguments = ["--space", "demo.yaml", "--out", str(tmp_path / "demo"), *few, "input_size=32", "accelerator=cpu"]
     result = installed("-m", "phenoscape_tune.cli.tune", *arguments)
     assert result.returncode == 0, result.stdout + result.stderr

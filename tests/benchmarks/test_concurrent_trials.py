@@ -8,9 +8,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import concurrent_trials
+import many_trials
 import pytest
+from ray.cloudpickle import register_pickle_by_value
+
+# Ray's workers cannot import a benchmark.
+for module in (concurrent_trials, many_trials):
+    register_pickle_by_value(module)
 
 
 def test_the_rate_of_trials_counts_from_the_first_end() -> None:
@@ -48,10 +55,27 @@ def test_memory_of_the_packed_images_is_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_trials_side_by_side(tmp_path: Path) -> None:
+def test_two_trials_side_by_side(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command, with the process that it starts for a number run in this one, which has a Ray already."""
+
+    run_apart = subprocess.run
+
+    def run_here(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        if command[:2] != [sys.executable, concurrent_trials.__file__]:
+            return run_apart(command, **how)
+        capsys.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[1:])
+            concurrent_trials.main()
+        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out)
+
     results = tmp_path / "results.json"
-    command = [sys.executable, concurrent_trials.__file__, "--concurrent", "2", "--trials", "4", "--epochs", "0"]
-    subprocess.run([*command, "--results", str(results)], check=True, timeout=300)
+    command = ["--concurrent", "2", "--trials", "4", "--epochs", "0", "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", [concurrent_trials.__file__, *command])
+    monkeypatch.setattr(concurrent_trials.subprocess, "run", run_here)
+    concurrent_trials.main()
     (number,) = json.loads(results.read_text())[0]["numbers"]
     assert number["concurrent"] == 2
     assert number["reporting"]["trials"] == 4

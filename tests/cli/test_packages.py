@@ -115,12 +115,6 @@ def test_a_ray_that_does_not_start_is_told_with_its_last_word(monkeypatch: pytes
     assert row.state == FAULT and "Ray's sockets leave room for 39" in row.found
 
 
-@pytest.mark.slow
-def test_ray_starts_here() -> None:
-    (row,) = packages.check_ray()
-    assert row.state == OK, row
-
-
 def test_an_environment_without_this_package_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "OURS", "no-such-package")
     assert packages.check_python()[0].state == WARNING

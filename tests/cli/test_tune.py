@@ -319,7 +319,7 @@ def test_a_new_search_learns_from_an_earlier_one(
     path = tmp_path / "again.yaml"
     path.write_text(SPACE.replace("confirm: {top_k: 1, seeds: 2}", "confirm: null").replace("trials: 6", "trials: 3"))
     folder = tmp_path / "again"
-    start = ("--space", path, "--out", folder, "--max-epochs", 4, f"data_dir={birds}", *TINY)
+    start = ("--space", path, "--out", folder, "--max-epochs", 4, "--concurrent", 1, f"data_dir={birds}", *TINY)
     assert run(*start, "--warm-start", earlier) == 0
     assert f"warm start: 5 trials of {earlier} fit this space" in capsys.readouterr().out
     assert len(rows(folder)) == 3  # what was not run here is no row
@@ -348,7 +348,8 @@ def test_a_search_over_batch_sizes_without_labels(
     for file in birds.glob("*/*.jpg"):
         shutil.copy(file, flat / f"{file.parent.name}-{file.name}")
     folder = tmp_path / "batch"
-    assert run("--space", path, "--out", folder, f"data_dir={flat}", *TINY, "batch_size=8", "max_epochs=2") == 0
+    start = ("--space", path, "--out", folder, "--concurrent", 1, f"data_dir={flat}", *TINY)
+    assert run(*start, "batch_size=8", "max_epochs=2") == 0
     out = capsys.readouterr().out
     assert "objective: reference contrast (lower is better)" in out
     assert "batch sizes on this device: 16 images fit at once; images/s by size: 8: " in out
@@ -471,7 +472,8 @@ def test_a_search_compares_all_bands_with_three_of_them(
     )
     folder = tmp_path / "search"
     own = [*TINY, "input_size=16", "spectral_stem=4", "val_fraction=0.3", "test_fraction=0.3"]
-    assert run("--space", space, "--out", folder, "--max-epochs", "2", f"data_dir={cubes}", *own) == 0
+    start = ("--space", space, "--out", folder, "--max-epochs", 2, "--concurrent", 1, f"data_dir={cubes}")
+    assert run(*start, *own) == 0
     assert "hyperspectral, 20 of 20 channels (400 nm, 420 nm, ..., 780 nm)" in capsys.readouterr().out
     listed = rows(folder)
     assert {row["status"] for row in listed} <= {"completed", "pruned"}

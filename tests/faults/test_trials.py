@@ -38,6 +38,9 @@ TINY = {
 }
 
 
+Searched = tuple[Path, dict[str, TrialRecord]]
+
+
 def search(folder: Path, trial: Any, data: Path | None = None, **space: Any) -> dict[str, TrialRecord]:
     """Run a search over lr whose trials do what `trial` does, one at a time; its records by stage and number."""
     built = build_space({
@@ -77,35 +80,56 @@ def leaderboard(folder: Path) -> list[dict[str, str]]:
 # ---- row 5: SIGKILL of a trial's process ----
 
 
-def test_a_killed_trial_goes_on_from_its_last_checkpoint(tmp_path: Path, birds: Path, ray_session: None) -> None:
+@pytest.fixture(scope="module")
+def killed(birds: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A search of which two trials lose a process: one its own, when its checkpoint is ahead of the journal, the next
+    that of a rank."""
+    folder = tmp_path_factory.mktemp("killed")
+
     def trial(task: dict[str, Any]) -> None:
         from phenoscape_tune.search import trial as trials
+        from phenoscape_tune.training import launch
+        from phenoscape_tune.training.rank_group import RankDied
 
-        first = starts(tmp_path, task).count("lr-00") == 1 and task["name"].startswith("lr-00")
-        report = trials.tune.report
+        own = "-".join(task["name"].split("-")[:2])
+        first = starts(folder, task).count(own) == 1
+        report, train = trials.tune.report, launch.launch
 
         def report_and_die(row: dict[str, Any]) -> None:
-            if first and row["epoch"] == 3:
-                os.kill(os.getpid(), signal.SIGKILL)  # its checkpoint is ahead of the journal
+            if row["epoch"] == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
             report(row)
 
-        trials.tune.report = report_and_die
+        def lose_a_rank(*ignored: Any) -> None:
+            raise RankDied("the process of rank 1 ended without a word (exit code -9)")
+
+        trials.tune.report = report_and_die if first and own == "lr-00" else report
+        launch.launch = lose_a_rank if first and own == "lr-01" else train
         try:
             trials.run_trial(task)
         finally:
-            trials.tune.report = report
+            trials.tune.report, launch.launch = report, train
 
     # All goes on whatever it reports, so that the trial has an epoch to die in.
-    records = search(tmp_path, trial, birds, scheduler={"grace_epochs": EPOCHS})
+    return folder, search(folder, trial, birds, scheduler={"grace_epochs": EPOCHS})
+
+
+def test_a_killed_trial_goes_on_from_its_last_checkpoint(killed: Searched) -> None:
+    folder, records = killed
     assert {record.status for record in records.values()} == {"completed"}
-    assert starts(tmp_path) == ["defaults-00", "lr-00", "lr-00", "lr-01"]
+    assert starts(folder) == ["defaults-00", "lr-00", "lr-00", "lr-01", "lr-01"]
     record = records["lr-00"]
     assert record.failures == 1
     assert len(record.curve) == EPOCHS
-    log = (tmp_path / "trials" / record.name / "logs" / "training.log").read_text()
+    log = (folder / "trials" / record.name / "logs" / "training.log").read_text()
     assert "goes on after epoch 3" in log
     # Nothing was trained twice, not even the epoch that had not been reported.
     assert [log.count(f"epoch {n}/{EPOCHS} ") for n in range(1, EPOCHS + 1)] == [1] * EPOCHS
+
+
+def test_a_killed_rank_is_the_trials_own_death(killed: Searched) -> None:
+    _, records = killed
+    assert (records["lr-01"].status, records["lr-01"].failures) == ("completed", 1)
 
 
 def test_a_trial_that_dies_again_and_again_has_failed(tmp_path: Path, ray_session: None) -> None:
@@ -123,30 +147,6 @@ def test_a_trial_that_dies_again_and_again_has_failed(tmp_path: Path, ray_sessio
     assert records["lr-00"].reason == "its process ended without a word, 2 times (max_failures: 1)"
     assert records["lr-01"].status == "completed"
     assert [row["status"] for row in leaderboard(tmp_path)].count("failed") == 1
-
-
-def test_a_killed_rank_is_the_trials_own_death(tmp_path: Path, birds: Path, ray_session: None) -> None:
-    def trial(task: dict[str, Any]) -> None:
-        from phenoscape_tune.search import trial as trials
-        from phenoscape_tune.training import launch
-        from phenoscape_tune.training.rank_group import RankDied
-
-        first = starts(tmp_path, task).count("lr-00") == 1 and task["name"].startswith("lr-00")
-        train = launch.launch
-
-        def die(*ignored: Any) -> None:
-            raise RankDied("the process of rank 1 ended without a word (exit code -9)")
-
-        launch.launch = die if first else train
-        try:
-            trials.run_trial(task)
-        finally:
-            launch.launch = train
-
-    records = search(tmp_path, trial, birds)
-    assert starts(tmp_path) == ["defaults-00", "lr-00", "lr-00", "lr-01"]
-    assert {record.status for record in records.values()} <= {"completed", "pruned"}
-    assert records["lr-00"].failures == 1
 
 
 # ---- row 6: a trial that hangs ----
@@ -205,8 +205,9 @@ def test_a_slow_unwind_after_an_early_stop_loses_no_slot(tmp_path: Path, ray_ses
         try:
             for epoch in range(1, EPOCHS + 1):
                 tune.report({"epoch": epoch, "objective": 1.0 - number / 10, "seconds": 0.01})
-        finally:
+        except SystemExit:  # it was stopped early
             time.sleep(4)
+            raise
 
     records = search(tmp_path, trial, budget={"trials": 4})
     assert [record.status for record in records.values()].count("pruned") >= 1
@@ -245,7 +246,8 @@ def run(*arguments: object) -> int:
 
 
 def settings(birds: Path) -> list[str]:
-    return [f"data_dir={birds}", *(f"{key}={value}" for key, value in TINY.items() if key != "warmup_epochs")]
+    values = (f"{key}={value}" for key, value in TINY.items() if key != "warmup_epochs")
+    return ["--concurrent=1", f"data_dir={birds}", *values]
 
 
 def test_a_trial_that_diverges_is_told_and_the_search_goes_on(
@@ -281,43 +283,42 @@ def test_where_every_trial_diverges_the_search_says_so(
 # ---- row 4: out of memory ----
 
 
-def test_out_of_memory_is_infeasible_and_its_process_is_not_used_again(
-    tmp_path: Path, birds: Path, ray_session: None
-) -> None:
+@pytest.fixture(scope="module")
+def short_of_memory(birds: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A search whose second trial finds no room for the micro-batch that it was given, and whose third none for its
+    batch."""
+    folder = tmp_path_factory.mktemp("memory")
+
     def trial(task: dict[str, Any]) -> None:
         from phenoscape_tune.search.trial import run_trial
 
-        # The hook for tests: no machine has to run out of memory. The second trial asks for more than "fits".
-        os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"] = "4" if task["name"].startswith("lr-00") else "100"
-        with (tmp_path / "processes").open("a") as file:
+        with (folder / "processes").open("a") as file:
             file.write(f"{task['name'].split('-')[0]}-{os.getpid()}\n")
-        run_trial({**task, "config": {**task["config"], "micro_batch_size": 8}})
+        # The hook for tests: no machine has to run out of memory.
+        os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"] = "100" if task["name"].startswith("defaults") else "4"
+        micro = "auto" if task["name"].startswith("lr-01") else 8
+        try:
+            run_trial({**task, "config": {**task["config"], "micro_batch_size": micro}})
+        finally:
+            del os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"]
 
-    records = search(tmp_path, trial, birds)
+    return folder, search(folder, trial, birds)
+
+
+def test_out_of_memory_is_infeasible_and_its_process_is_not_used_again(short_of_memory: Searched) -> None:
+    folder, records = short_of_memory
     assert records["lr-00"].status == "infeasible"
     assert "out of memory" in records["lr-00"].reason
     assert "batch_size" in records["lr-00"].reason
     assert {records[name].status for name in ("defaults-00", "lr-01")} <= {"completed", "pruned"}
-    assert "infeasible" in (tmp_path / "leaderboard.csv").read_text()
-    defaults, failed, fresh = (line.split("-")[1] for line in (tmp_path / "processes").read_text().split())
+    assert "infeasible" in (folder / "leaderboard.csv").read_text()
+    defaults, failed, fresh = (line.split("-")[1] for line in (folder / "processes").read_text().split())
     assert defaults == failed != fresh
 
 
-def test_where_memory_runs_out_the_micro_batch_is_halved_and_the_batch_is_not(
-    tmp_path: Path, birds: Path, ray_session: None
-) -> None:
-    def trial(task: dict[str, Any]) -> None:
-        from phenoscape_tune.search.trial import run_trial
-
-        os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"] = "4"
-        try:
-            run_trial(task)  # micro_batch_size: auto
-        finally:
-            del os.environ["PHENOSCAPE_TUNE_OOM_ABOVE"]
-
-    records = search(tmp_path, trial, birds, budget={"trials": 2})
-    assert {record.status for record in records.values()} <= {"completed", "pruned"}
-    log = (tmp_path / "trials" / records["lr-00"].name / "logs" / "training.log").read_text()
+def test_where_memory_runs_out_the_micro_batch_is_halved_and_the_batch_is_not(short_of_memory: Searched) -> None:
+    folder, records = short_of_memory
+    log = (folder / "trials" / records["lr-01"].name / "logs" / "training.log").read_text()
     assert "effective batch 8" in log
     assert "from here on 4 images go through the network at once instead of 8; batch_size 8 is unchanged" in log
 
