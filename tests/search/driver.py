@@ -132,6 +132,23 @@ def search(folder: Path, objective: Objective = learn, concurrent: int = 2, **pl
     return Driver(open_conductor(make_plan(folder, **plan)), objective, concurrent).run()
 
 
+def unbroken_search(folder: Path, objective: Objective = learn, **plan: Any) -> tuple[Conductor, int]:
+    """A search that ran one trial after the other without a stop, and the number of its reports."""
+    driver = Driver(open_conductor(make_plan(folder, **plan)), objective, concurrent=1)
+    return driver.conductor, sum(1 for _ in driver.reports())
+
+
+def stopped_search(folder: Path, stops: Sequence[int], objective: Objective = learn, **plan: Any) -> Driver:
+    """The same search stopped after each of so many reports in all, in rising order, and gone on with to its end."""
+    made = make_plan(folder, **plan)
+    for before, stop in itertools.pairwise([0, *stops]):
+        Driver(open_conductor(made), objective, concurrent=1).run(stop - before)
+    driver = Driver(open_conductor(made), objective, concurrent=1)
+    assert not driver.conductor.settle()  # as a resume asks first
+    assert driver.run().done
+    return driver
+
+
 def by_name(conductor: Conductor) -> dict[str, TrialRecord]:
     return {record.name: record for record in conductor.records()}
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import EPOCHS, Driver, by_name, learn, make_plan, open_conductor, search
+from driver import EPOCHS, Driver, by_name, learn, make_plan, open_conductor, search, stopped_search, unbroken_search
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -331,9 +330,8 @@ def test_less_may_be_better(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
-    """A search whose ceilings rise, run one trial after the other without a stop, and its reports."""
-    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("unbroken"), **PASHA)), swapping, concurrent=1)
-    return driver.conductor, sum(1 for _ in driver.reports())
+    """A search whose ceilings rise."""
+    return unbroken_search(tmp_path_factory.mktemp("unbroken"), swapping, **PASHA)
 
 
 @settings(max_examples=8, deadline=None)
@@ -344,10 +342,7 @@ def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
     expected, reports = unbroken
     stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(Path(folder), **PASHA)
-        for before, stop in itertools.pairwise([0, *stops]):
-            Driver(open_conductor(plan), swapping, concurrent=1).run(stop - before)
-        conductor = Driver(open_conductor(plan), swapping, concurrent=1).run()
+        conductor = stopped_search(Path(folder), stops, swapping, **PASHA).conductor
         assert conductor.records() == expected.records()
         assert conductor.winners == expected.winners
         assert [conductor.ceiling(s) for s in conductor.stages] == [expected.ceiling(s) for s in expected.stages]

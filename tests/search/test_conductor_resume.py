@@ -1,9 +1,7 @@
 """A search that is stopped anywhere, and goes on."""
 
-import itertools
 import math
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,12 @@ from driver import (
     EPOCHS,
     DoesNotFit,
     Driver,
-    Objective,
     by_name,
     learn,
     make_plan,
     open_conductor,
+    stopped_search,
+    unbroken_search,
     unsteady,
 )
 from hypothesis import given, settings
@@ -25,23 +24,14 @@ from hypothesis import strategies as st
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.search.conductor import Conductor
-from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.record import COMPLETED, FAILED, INFEASIBLE, PRUNED, RUNNING
 from phenoscape_tune.search.rungs import Rungs
 from phenoscape_tune.search.sampler import derive_seed
 
 
-def run_and_stop(plan: Plan, stops: Sequence[int], objective: Objective = learn) -> None:
-    """Run a search, one trial after the other, stopped after each of so many reports in all, in rising order."""
-    for before, stop in itertools.pairwise([0, *stops]):
-        Driver(open_conductor(plan), objective, concurrent=1).run(stop - before)
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
-    """A search that ran one trial after the other without a stop, and the number of its reports."""
-    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("unbroken"))), concurrent=1)
-    return driver.conductor, sum(1 for _ in driver.reports())
+    return unbroken_search(tmp_path_factory.mktemp("unbroken"))
 
 
 @settings(max_examples=8, deadline=None)
@@ -52,13 +42,9 @@ def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
     expected, reports = unbroken
     stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(Path(folder))
-        run_and_stop(plan, stops)
-        driver = Driver(open_conductor(plan), concurrent=1)
-        conductor = driver.run()
-        assert conductor.done
-        assert conductor.records() == expected.records()
-        assert conductor.winners == expected.winners
+        driver = stopped_search(Path(folder), stops)
+        assert driver.conductor.records() == expected.records()
+        assert driver.conductor.winners == expected.winners
         assert sum(task.resume for task in driver.handed) <= 1
 
 
@@ -92,9 +78,8 @@ def eventful(config: TrainConfig, epoch: int) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def eventful_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
-    """A search in which everything happens, run one trial after the other without a stop, and its reports."""
-    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("eventful"), **FULL)), eventful, concurrent=1)
-    return driver.conductor, sum(1 for _ in driver.reports())
+    """A search in which everything happens."""
+    return unbroken_search(tmp_path_factory.mktemp("eventful"), eventful, **FULL)
 
 
 def test_everything_happens_in_the_eventful_search(eventful_search: tuple[Conductor, int]) -> None:
@@ -114,13 +99,7 @@ def test_an_eventful_search_stopped_anywhere_ends_as_an_unbroken_one(
     expected, reports = eventful_search
     stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=2, unique=True).map(sorted))
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(Path(folder), **FULL)
-        run_and_stop(plan, stops, eventful)
-        conductor = open_conductor(plan)
-        settled = conductor.settle()  # as a resume does
-        assert not settled or stops[-1] == reports
-        Driver(conductor, eventful, concurrent=1).run()
-        assert conductor.done
+        conductor = stopped_search(Path(folder), stops, eventful, **FULL).conductor
         assert conductor.records() == expected.records()
         assert conductor.winners == expected.winners
         assert conductor.ranges == expected.ranges
@@ -232,9 +211,7 @@ def test_settling_a_new_search_starts_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def dropping(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
-    """A search that drops candidates, run one trial after the other without a stop, and its reports."""
-    driver = Driver(open_conductor(make_plan(tmp_path_factory.mktemp("drop"), **DROPPING)), unsteady, concurrent=1)
-    return driver.conductor, sum(1 for _ in driver.reports())
+    return unbroken_search(tmp_path_factory.mktemp("drop"), unsteady, **DROPPING)
 
 
 @settings(max_examples=8, deadline=None)
@@ -246,11 +223,6 @@ def test_a_dropping_confirmation_stopped_anywhere_ends_as_an_unbroken_one(
     before = reports - 9 * EPOCHS  # of the search; of the confirmation each trial runs to its end
     stops = data.draw(st.lists(st.integers(before, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(Path(folder), **DROPPING)
-        run_and_stop(plan, stops, unsteady)
-        conductor = open_conductor(plan)
-        assert not conductor.settle()
-        Driver(conductor, unsteady, concurrent=1).run()
-        assert conductor.done
+        conductor = stopped_search(Path(folder), stops, unsteady, **DROPPING).conductor
         assert conductor.records() == expected.records()
         assert conductor.rounds == expected.rounds
