@@ -16,10 +16,10 @@ from phenoscape_tune.layers import get_key, set_key
 from phenoscape_tune.search.ceiling import first_ceiling
 from phenoscape_tune.search.confirm_rounds import count_repeats
 from phenoscape_tune.search.edges import widen
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.plan import Plan, most_trials, trial_devices
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, LR, RECHECK, REFINE, Stage
 from phenoscape_tune.search.record import COMPLETED, SCORED, TrialRecord
-from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.study import Study, confirm_stage
 from phenoscape_tune.settling import vary
 from phenoscape_tune.storage import join_url

@@ -11,9 +11,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from phenoscape_tune.search.axes import axis_for
 from phenoscape_tune.search.conductor import Conductor
 from phenoscape_tune.search.marks import searched_values, tell_reach
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import CONFIRM, Stage
 from phenoscape_tune.search.record import TrialRecord
-from phenoscape_tune.search.space import Parameter
 
 FEWEST_TRIALS = 10  # completed ones, below which a random forest tells noise
 FEW_TRIALS = 30

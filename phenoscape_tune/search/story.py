@@ -20,6 +20,7 @@ from phenoscape_tune.search.marks import (
     tell_value,
     tell_values,
 )
+from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.plan import Plan
 from phenoscape_tune.search.priority import (
     BATCH_SIZE,
@@ -34,7 +35,6 @@ from phenoscape_tune.search.priority import (
 )
 from phenoscape_tune.search.record import CAPPED, COMPLETED, FAILED, INFEASIBLE, PRUNED, TrialRecord
 from phenoscape_tune.search.report import INTERRUPTED, Agreement, early_agreement
-from phenoscape_tune.search.space import Parameter
 from phenoscape_tune.search.verdict import Outcome, outcome_edges
 
 STAGE_TITLES = {
