@@ -30,8 +30,9 @@ OTHERS = {  # searches of others: colour, and what the legend says
 }
 OURS = {  # colour, what the legend says, and where the number of trials stands beside a point (points, x and y)
     "staged": ("tab:blue", "order: staged (the default)", (5, 4)),
-    "staged, refine, drop": ("darkcyan", "order: staged, refine: true, confirm: {drop: true}", (-15, -11)),
-    "joint": ("tab:green", "order: joint", (5, -11)),
+    "staged, refine, drop": ("darkcyan", "order: staged, refine: true, confirm: {drop: true}", (3, -13)),
+    "joint": ("tab:green", "order: joint", (5, 5)),
+    "joint, PASHA, drop": ("purple", "joint.yaml: order: joint, pasha: true, drop: true", (-16, -2)),
 }
 
 
