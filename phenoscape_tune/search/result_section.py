@@ -131,6 +131,8 @@ def _steps(conductor: Conductor) -> str:
         "Each value is of one trial. The best of several is partly luck, so the steps tend to add up to more than the "
         "gain that fresh seeds confirm."
     )
+    if conductor.plan.space.scheduler.pasha:
+        note += " It is the value at the epoch at which the stage's trials were compared; of the defaults, at the end."
     return f"<h3>From the defaults to the winner</h3>{table(Table(header, rows))}<p class='quiet'>{text(note)}</p>"
 
 

@@ -186,11 +186,12 @@ def cautions(conductor: Conductor, outcome: Outcome | None) -> list[str]:
                 "The gain is not confirmed on images that the search never saw, and what is best of many trials is "
                 "partly luck: expect less"
             )
-            if (at := conductor.compared_at()) < plan.rungs.max_epochs:
-                lines.append(
-                    f"All trials were compared at epoch {at} of {plan.rungs.max_epochs} (scheduler.pasha): whether the "
-                    "winner is ahead at the end was not seen"
-                )
+    repeats = [record for record in conductor.records() if record.of]
+    if outcome is not None and not repeats and (at := conductor.compared_at()) < plan.rungs.max_epochs:
+        lines.append(
+            f"All trials were compared at epoch {at} of {plan.rungs.max_epochs} (scheduler.pasha): whether the winner is "
+            "ahead at the end was not seen"
+        )
     for stage in conductor.stages:
         lines += _widened(conductor, stage)
         if ended_by := conductor.study.get_note(stage, ENDED_BY):
@@ -199,7 +200,6 @@ def cautions(conductor: Conductor, outcome: Outcome | None) -> list[str]:
     bad = [record for record in records if status_of(record) in (FAILED, INFEASIBLE, INTERRUPTED)]
     if bad:
         lines.append(f"Of {count(len(records), 'trial')} {tell_ends(bad)}")
-    repeats = [record for record in conductor.records() if record.of]
     if len(repeats) < plan.confirmations and repeats:
         lines.append(f"{len(repeats)} of {plan.confirmations} confirmations were started")
     if parts := sum(in_parts(conductor, record) for record in records):
