@@ -189,8 +189,8 @@ def cautions(conductor: Conductor, outcome: Outcome | None) -> list[str]:
     repeats = [record for record in conductor.records() if record.of]
     if outcome is not None and not repeats and (at := conductor.compared_at()) < plan.rungs.max_epochs:
         lines.append(
-            f"All trials were compared at epoch {at} of {plan.rungs.max_epochs} (scheduler.pasha): whether the winner is "
-            "ahead at the end was not seen"
+            f"All trials were compared at epoch {at} of {plan.rungs.max_epochs} (scheduler.pasha): whether the winner "
+            "is ahead at the end was not seen"
         )
     for stage in conductor.stages:
         lines += _widened(conductor, stage)
