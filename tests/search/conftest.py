@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from driver import Driver, make_plan, open_conductor
 from outcomes import Conduct, conducting, finished_search, minimised_search
 
 from phenoscape_tune.search.conductor import Conductor
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test here cuts the power; processes that tests start do wait."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="module")
