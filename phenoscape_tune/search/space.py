@@ -145,7 +145,7 @@ def _refuse(faults: Sequence[str], source: str) -> None:
 def _faults(space: SearchSpace) -> list[str]:
     """What pydantic does not judge: keys that cannot be searched, values that the configuration refuses, shares."""
     faults = [fault for key, parameter in space.parameters.items() for fault in _parameter_faults(key, parameter)]
-    faults += share_faults(space)
+    faults += _share_faults(space)
     if {"input_size", "transforms.input_size"} <= set(space.parameters):
         faults.append("parameters.input_size and parameters.transforms.input_size are the same key; keep one")
     return faults
@@ -194,7 +194,7 @@ def _parameter_faults(key: str, parameter: Parameter) -> list[str]:
     return faults
 
 
-def share_faults(space: SearchSpace) -> list[str]:
+def _share_faults(space: SearchSpace) -> list[str]:
     """Shares of stages that the search does not have."""
     names = [name for name, _ in order_stages(space.parameters, space.order, space.refine)]
     return [
