@@ -9,8 +9,10 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from phenoscape_tune.search.retention import Retention
 from phenoscape_tune.search.trial import DIES, ENDED, FULL_DISK, NOTE, run_trial
 
 # isort: split
+import ray
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -222,29 +225,51 @@ def _error_text(trial: Trial) -> str:
 
 
 class _Interrupt(_NotSaved, tune.Callback):
-    """Ctrl-C and SIGTERM: tell the scheduler, then let Tune end in order; a second one ends at once."""
+    """Ctrl-C and SIGTERM: tell the scheduler, then let Tune end in order; a second one ends at once.
+
+    So does a signal that Ray's processes have heard too, as a whole process group or service is ended by: without them
+    there is no order, and Ray would wait a minute for them and end this process without a word.
+    """
 
     def __init__(self, reports: _Reports, advice: str) -> None:
         self._reports = reports
         self._advice = advice
         self._installed = False
+        self.over = threading.Event()
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if self._installed:
             return
         self._installed = True
+        address = ray.get_runtime_context().gcs_address
         tunes_own = signal.getsignal(signal.SIGINT)
 
         def interrupt(number: int, frame: Any) -> None:
             if self._reports.interrupted:
-                print(f"\n{self._advice}", file=sys.stderr, flush=True)
-                os._exit(130)  # the journal is on disk at every report: there is nothing left to save
+                self._end_at_once()
             self._reports.interrupted = True
+            threading.Thread(target=self._watch_ray, args=(address,), daemon=True).start()
             if callable(tunes_own):
                 tunes_own(signal.SIGINT, frame)
 
         signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, interrupt)
+
+    def _end_at_once(self) -> None:
+        print(f"\n{self._advice}", file=sys.stderr, flush=True)
+        os._exit(130)  # the journal is on disk at every report: there is nothing left to save
+
+    def _watch_ray(self, address: str) -> None:
+        """End at once where Ray is gone before the search has ended."""
+        host, _, port = address.rpartition(":")
+        while not self.over.wait(1.0):
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+            except TimeoutError:
+                continue  # busy, and not gone
+            except OSError:
+                if not self.over.is_set():
+                    self._end_at_once()
 
 
 def _patience(joined: bool) -> float:
@@ -330,6 +355,7 @@ def run_search(
         joined: whether Ray is a cluster's, which other machines may join.
     """
     reports = _Reports(conductor, display, mirror)
+    interrupt = _Interrupt(reports, advice)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with tempfile.TemporaryDirectory(prefix="phenoscape_tune-") as scratch:
         tuner = tune.Tuner(
@@ -345,7 +371,7 @@ def run_search(
                 name="search",
                 storage_path=scratch,
                 verbose=0,  # else a table every five seconds, of what our display shows
-                callbacks=[_Interrupt(reports, advice), _Waiting(reports, cpus, gpus, joined)],
+                callbacks=[interrupt, _Waiting(reports, cpus, gpus, joined)],
             ),
         )
         try:
@@ -354,6 +380,7 @@ def run_search(
         except KeyboardInterrupt:
             reports.interrupted = True
         finally:
+            interrupt.over.set()
             # After the first Ctrl-C a second one ends at once, whatever the process is at until its end.
             for number, handler in before.items() if not reports.interrupted else ():
                 signal.signal(number, handler)

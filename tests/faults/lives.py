@@ -82,7 +82,7 @@ class Search:
         with output.open("w") as file:
             process = subprocess.Popen(
                 self.command(), stdout=file, stderr=subprocess.STDOUT, text=True, cwd=self.folder.parent,
-                preexec_fn=_hear_ctrl_c,
+                preexec_fn=_hear_ctrl_c, start_new_session=True,
             )  # fmt: skip
             try:
                 if end is not None:

@@ -76,8 +76,9 @@ def test_killed_at_random_moments_a_search_loses_nothing_and_does_nothing_twice(
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory, birds: Path) -> tuple[Search, dict[str, Life], list[str]]:
-    """A search that was stopped by SIGTERM, then by two Ctrl-C; then its journal was torn and a broken snapshot of
-    Tune's laid beside it; and then it ended. Returns it with its lives, and what any of them lost."""
+    """A search that was stopped by SIGTERM, by one to Ray's processes too, then by two Ctrl-C; then its journal was
+    torn and a broken snapshot of Tune's laid beside it; and then it ended. Returns it with its lives, and what any of
+    them lost."""
     search = Search(tmp_path_factory.mktemp("stopped") / "birds", birds, trials=4, epochs=8)
     lives: dict[str, Life] = {}
     missing: list[str] = []
@@ -85,6 +86,11 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, birds: Path) -> tuple[Sear
     def terminate(process: subprocess.Popen[str]) -> None:
         search.after_reports(process, 2)
         process.send_signal(signal.SIGTERM)
+
+    def terminate_all(process: subprocess.Popen[str]) -> None:
+        search.after_reports(process, 1)
+        os.killpg(process.pid, signal.SIGTERM)  # Ray's processes too, as `timeout` and systemd do
+        process.wait(30)
 
     def press_twice(process: subprocess.Popen[str]) -> None:
         process.send_signal(signal.SIGINT)
@@ -104,7 +110,12 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, birds: Path) -> tuple[Sear
         press_twice(process)
 
     took: list[float] = []
-    ends = {"SIGTERM": terminate, "Ctrl-C twice": interrupt_training, "at the start": interrupt_the_start}
+    ends = {
+        "SIGTERM": terminate,
+        "SIGTERM to all": terminate_all,
+        "Ctrl-C twice": interrupt_training,
+        "at the start": interrupt_the_start,
+    }
     for name, end in ends.items():
         before = search.known()
         lives[name] = search.live(end)
@@ -131,6 +142,14 @@ def test_sigterm_is_the_same_orderly_end_as_ctrl_c(stopped: Stopped) -> None:
     assert f"--resume --out {search.folder}" in life.printed
     assert "Traceback" not in life.printed
     assert life.reported >= 2
+
+
+def test_sigterm_to_rays_processes_too_ends_with_the_command_that_resumes(stopped: Stopped) -> None:
+    search, lives, _ = stopped
+    life = lives["SIGTERM to all"]
+    assert life.code == 130, life.printed
+    assert f"--resume --out {search.folder}" in life.printed
+    assert "Traceback" not in life.printed
 
 
 def test_ctrl_c_twice_ends_within_five_seconds_and_the_state_is_readable(stopped: Stopped) -> None:
