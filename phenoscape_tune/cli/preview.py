@@ -57,12 +57,13 @@ def show_dry_run(asked: SearchRequest, space: SearchSpace, base: TrainConfig, ma
         warn([f"data_dir: {base.data_dir}: no such folder on this machine"])
 
 
-def show_plan(asked: SearchRequest, plan: Plan, parts: Parts, devices: Devices, ended: int = 0) -> None:
-    """Print the plan, of which so many trials have ended. Raises UserError where the disk has no room for the rest."""
+def show_plan(asked: SearchRequest, plan: Plan, parts: Parts, devices: Devices, ended: int = 0, warm: int = 0) -> None:
+    """Print the plan, of which so many trials have ended, and which has so many of an earlier search. Raises UserError
+    where the disk has no room for the rest."""
     from phenoscape_tune.search.disk_plan import plan_disk
     from phenoscape_tune.search.display import describe_plan
 
-    need = plan_disk(plan, devices.parameters, devices.concurrent, ended)
+    need = plan_disk(plan, devices.parameters, devices.concurrent, ended, warm)
     need.check()
     if not asked.quiet:
         memory = [*describe_memory(devices.cards, devices.gpus), need.describe()]

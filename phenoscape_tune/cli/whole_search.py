@@ -94,7 +94,7 @@ def _start(asked: SearchRequest, folder: Path) -> Found:
     check_storage(base)
     devices = start_devices(asked, plan, channels)
     plan = measure_batch_sizes(plan, channels, devices, asked.quiet)
-    show_plan(asked, plan, parts, devices)
+    show_plan(asked, plan, parts, devices, warm=len(warm))
     with _one_at_a_time(folder):
         # Only now, with all that the user wrote checked, may an earlier result be deleted; and not one that another
         # process has begun there meanwhile.
@@ -136,7 +136,8 @@ def _resume(asked: SearchRequest, folder: Path) -> Found:
             )
         check_storage(base)
         devices = start_devices(asked, plan, channels)
-        show_plan(asked, plan, parts, devices, ended=sum(record.ended for record in conductor.records()))
+        ended = sum(record.ended for record in conductor.records())
+        show_plan(asked, plan, parts, devices, ended, len(conductor.warm))
         return _run(asked, plan, devices)
 
 

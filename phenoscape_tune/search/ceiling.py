@@ -11,7 +11,6 @@ the best of that rung, and is over otherwise. The noise is that of what is ranke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
 
@@ -27,16 +26,22 @@ def noise(curves: Sequence[Sequence[float]]) -> float:
 
     Of all pairs of curves whose objectives change places at least twice, the 90th percentile of their last difference;
     0 where no pair does. A trial's objective after each epoch is what it is ranked by: a mean of evaluations.
+
+    Args:
+        curves: of equally many epochs.
     """
-    distances = []
-    ranked = [[trial_objective(curve[:epoch]) for epoch in range(1, len(curve) + 1)] for curve in curves]
-    for one, other in combinations(ranked, 2):
-        common = min(len(one), len(other))
-        signs = np.sign(np.subtract(one[:common], other[:common]))
-        signs = signs[signs != 0]
-        if int((np.diff(signs) != 0).sum()) >= 2:
-            distances.append(abs(one[common - 1] - other[common - 1]))
-    return float(np.percentile(distances, CRISS_CROSS_PERCENTILE)) if distances else 0.0
+    if len(curves) < 2:
+        return 0.0
+    ranked = np.array([[trial_objective(curve[:epoch]) for epoch in range(1, len(curve) + 1)] for curve in curves])
+    one, other = np.triu_indices(len(ranked), k=1)
+    leads = np.zeros(len(one))  # who was ahead last: 1, -1, or 0 as long as both are equal
+    changes = np.zeros(len(one), np.int64)
+    for epoch in range(ranked.shape[1]):
+        signs = np.sign(ranked[one, epoch] - ranked[other, epoch])
+        changes += signs * leads < 0
+        leads = np.where(signs != 0, signs, leads)
+    distances = np.abs(ranked[one, -1] - ranked[other, -1])[changes >= 2]
+    return float(np.percentile(distances, CRISS_CROSS_PERCENTILE)) if len(distances) else 0.0
 
 
 def stable(curves: Sequence[Sequence[float]], lower: int, upper: int, sign: int) -> bool:

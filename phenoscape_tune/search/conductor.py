@@ -7,12 +7,12 @@ follows from the study. What runs the tasks (`runner.py`; a replay of recorded c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from phenoscape_tune.config import TrainConfig
-from phenoscape_tune.evaluate.objective import collapsed
+from phenoscape_tune.evaluate.objective import collapsed, trial_objective
 from phenoscape_tune.search.ceiling import next_ceiling
 from phenoscape_tune.search.confirm_rounds import count_slots, worst
 from phenoscape_tune.search.course import CEILING, DROPPED, ENDED_BY, FLOOR, WIDENED, Course
@@ -25,6 +25,7 @@ from phenoscape_tune.search.study import confirm_stage
 # Seconds without a report after which a trial is taken for hung: of the slower epochs so far, but no less than half an
 # hour (the first report of a process also waits for images, kernels and compilation); before any is known.
 HUNG_EPOCHS, HUNG_AT_LEAST, HUNG_UNKNOWN = 20, 1800.0, 6 * 3600.0
+ENDED_BADLY = (FAILED, INFEASIBLE)  # what these measured is no score
 RESERVED_AT_MOST = 0.5  # of a budget of time: a search that only confirms has nothing to confirm
 
 
@@ -52,9 +53,14 @@ class Conductor(Course):
     def next_task(self) -> Task | None:
         """The next trial to run; None while the stage's others are running, or when the search is done."""
         while not self.done:
-            orphan = next((r for r in self.study.trials(self._stage) if not r.ended and r.name not in self.live), None)
-            if orphan is not None:
-                return self._start(orphan, resume=True)
+            orphans = [r for r in self.study.trials(self._stage) if not r.ended and r.name not in self.live]
+            if orphans:
+                # Those that were running come first, as they would without a stop.
+                orphan = min(orphans, key=lambda record: record.called)
+                if not orphan.called or self._left() > 0:
+                    return self._start(orphan, resume=True)
+                self.study.tell(orphan, PRUNED, f"the budget of time ended at epoch {len(orphan.curve)}")
+                continue
             if self._may_start():
                 return self._start(self._ask(), resume=False)
             if self.live:
@@ -107,9 +113,11 @@ class Conductor(Course):
         budget = self.plan.space.budget
         if self.spending is not None or budget.hours is budget.gpu_hours is None or self._stage.name == CONFIRM:
             return False
-        upcoming = len(self.winners) + 1
-        stage = self._stages[upcoming] if upcoming < len(self._stages) else confirm_stage(len(self._stages), 0)
-        return bool(stage.name != CONFIRM or self.plan.repeats) and not self.study.knows(stage)
+        # A stage may be passed over: what was begun after it tells as well that this one is done.
+        later = self._stages[len(self.winners) + 1 :]
+        confirmation = [confirm_stage(len(self._stages), 0)] if self.plan.repeats else []
+        following = [*later, *confirmation]
+        return bool(following) and not any(map(self.study.knows, following))
 
     def report(self, name: str, row: Mapping[str, Any]) -> bool:
         """Hear of one epoch; returns whether the trial goes on."""
@@ -184,6 +192,8 @@ class Conductor(Course):
         return self.study.ask(self._stage, chosen.values, extra)
 
     def _start(self, record: TrialRecord, resume: bool) -> Task:
+        if record.called:
+            record = self.study.start_again(record)
         self.live[record.name] = record
         return Task(record, self.config_of(record), resume)
 
@@ -194,7 +204,7 @@ class Conductor(Course):
     def _judge_orphans(self) -> None:
         """End the trials whose last report is in the study while their end is not: they were cut off in between."""
         for record in self.study.trials(self._stage):
-            if record.ended or record.name in self.live or not record.curve:
+            if record.ended or record.called or record.name in self.live or not record.curve:
                 continue
             if len(record.curve) >= self.plan.rungs.max_epochs:
                 self.study.tell(record, COMPLETED)
@@ -227,7 +237,7 @@ class Conductor(Course):
             if len(record.curve) >= self.ceiling(self._stage):
                 continue
             if self._is_among_best(record):
-                self.study.unpause(record)
+                self.study.call(record)
             else:
                 self._stop(record)
 
@@ -235,8 +245,25 @@ class Conductor(Course):
         return [record for record in self.study.trials(self._stage) if record.waiting]
 
     def may_go_on(self) -> list[TrialRecord]:
-        """The trials that wait at the ceiling and would go on if it rose now: they need their checkpoints."""
-        return [record for record in self._waiting() if self._is_among_best(record)]
+        """The trials that wait at the ceiling and may go on when it rises: they need their checkpoints.
+
+        The best 1/factor of those that reach it go on, so that they are among as many as of all that can reach it.
+        """
+        waiting = self._waiting()
+        if not waiting:
+            return []
+        yet = self._stage.trials - len(self.study.trials(self._stage)) + len(self.live)
+        epochs, sign = len(waiting[0].curve), self.plan.objective.sign
+
+        def score(curve: Sequence[float]) -> float:
+            return sign * trial_objective(curve[:epochs])
+
+        curves = [r.curve for r in self._known(self._stage) if r.status not in ENDED_BADLY]
+        curves += [] if self._standing is None else [self._standing.curve]
+        reached = sorted((score(curve) for curve in curves if len(curve) >= epochs), reverse=True)
+        most = math.ceil((len(reached) + yet) / self.plan.rungs.factor)
+        least = reached[min(most, len(reached)) - 1]
+        return [record for record in waiting if score(record.curve) >= least]
 
     def _collapsed(self, row: Mapping[str, Any]) -> bool:
         """From the first rung on, and at the end: a network may still leave the collapsed state of its first steps."""
@@ -260,8 +287,7 @@ class Conductor(Course):
 
     def _others(self, record: TrialRecord) -> list[tuple[float, ...]]:
         # A collapsed network's label-free score can be better than a healthy one's (docs/objectives.md).
-        ended_badly = (FAILED, INFEASIBLE)
-        known = (r for r in self._known(self._stage) if r.name != record.name and r.status not in ended_badly)
+        known = (r for r in self._known(self._stage) if r.name != record.name and r.status not in ENDED_BADLY)
         curves = [r.curve for r in known]
         return curves if self._standing is None else [*curves, self._standing.curve]
 

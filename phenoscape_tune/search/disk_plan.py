@@ -55,7 +55,7 @@ class DiskNeed:
         )
 
 
-def plan_disk(plan: Plan, parameters: int, concurrent: int, ended: int = 0) -> DiskNeed:
+def plan_disk(plan: Plan, parameters: int, concurrent: int, ended: int = 0, warm: int = 0) -> DiskNeed:
     """What a search needs whose network, the base configuration's, has so many parameters; `ended` of its trials have
     ended in an earlier part of it."""
     base = plan.base.model_copy(update={"max_epochs": plan.rungs.max_epochs})
@@ -63,7 +63,7 @@ def plan_disk(plan: Plan, parameters: int, concurrent: int, ended: int = 0) -> D
         folder=plan.folder,
         checkpoint=checkpoint_bytes(base, parameters),
         concurrent=concurrent,
-        kept=kept_at_most(plan),
+        kept=kept_at_most(plan, warm),
         trials=sum(stage.trials for stage in plan.stages) + plan.confirmations,
         logs=log_bytes(base),
         ended=ended,

@@ -304,7 +304,8 @@ class Display:
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column("status", min_width=10, max_width=28)
         for record in [*last, *shown]:
-            objective = "" if record.objective is None else f"{record.objective:.3f}"
+            value = conductor.score(record) if record.ended and not record.of else record.objective
+            objective = "" if value is None else f"{value:.3f}"
             mark = "*" if leader is not None and record.name == leader.name else ""
             status = RUNNING if record.name in conductor.live else record.status
             table.add_row(

@@ -22,6 +22,7 @@ STATE_OF = {
     INFEASIBLE: TrialState.PRUNED,
 }
 SCORED = (COMPLETED, CAPPED, PRUNED)  # ends after which the last values are scores
+CALLED = "called"  # status of one that waited, and goes on as soon as there is room
 FAILURES = "failures"  # note of a trial: times that its process died
 CONSTRAINTS = {FAILED: "training", INFEASIBLE: "memory"}  # names of what a trial violated
 
@@ -40,6 +41,7 @@ class TrialRecord:
         warm: it comes from an earlier search, and was not run by this one.
         failures: times that its process died.
         waiting: it waits at the ceiling of a stage that is running, and may still go on.
+        called: it waited, and goes on as soon as there is room.
     """
 
     name: str
@@ -59,6 +61,7 @@ class TrialRecord:
     warm: bool = False
     failures: int = 0
     waiting: bool = False
+    called: bool = False
     handle: tuple[str, int] = field(default=("", 0), repr=False, compare=False)
 
     @cached_property
@@ -100,5 +103,6 @@ def read_record(stage: str, trial: FrozenTrial) -> TrialRecord:
         warm=attributes.get("warm", False),
         failures=attributes.get(FAILURES, 0),
         waiting=waiting,
+        called=not trial.state.is_finished() and attributes.get("status") == CALLED,
         handle=(stage, trial.number),
     )

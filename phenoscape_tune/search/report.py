@@ -49,9 +49,10 @@ def write_leaderboard(conductor: Conductor) -> None:
     for rank, record in enumerate([*searched, *(r for r in records if r.stage == CONFIRM)], start=1):
         status = INTERRUPTED if record.status == RUNNING else record.status
         scored = record.objective is not None and record.stage != CONFIRM and status in SCORED
-        objective, reason = record.objective, record.reason
+        objective, error, reason = record.objective, record.error, record.reason
         if record.name in first and len(record.curve) > at:
-            objective, reason = conductor.score(record), f"objective: at epoch {at}, where trials are compared"
+            objective, error = conductor.score(record), None  # that of the last epoch
+            reason = "; ".join(filter(None, (reason, f"objective: at epoch {at}, where trials are compared")))
         row = [
             rank if scored else "",
             record.name,
@@ -59,7 +60,7 @@ def write_leaderboard(conductor: Conductor) -> None:
             status,
             len(record.curve),
             _number(objective),
-            _number(record.error),
+            _number(error),
             f"{record.seconds:.1f}",
             f"{record.seconds * record.gpus / 3600:.4f}",
             reason or (f"repeats {record.of} with seed {record.seed}" if record.of else ""),

@@ -19,10 +19,13 @@ _ASIDE = (".last.ckpt.tmp", ".previous.ckpt.tmp", ".best.ckpt.tmp", ".fetched.ck
 _FILES = ("last.ckpt", _BEFORE, "best.ckpt", *_ASIDE)
 
 
-def kept_at_most(plan: Plan) -> int:
-    """Ended trials that have checkpoints at any time; the candidates of the confirmation are known at its end."""
+def kept_at_most(plan: Plan, warm: int = 0) -> int:
+    """Ended trials that have checkpoints at any time; the candidates of the confirmation are known at its end.
+
+    By PASHA's rule also those that wait at a ceiling, among `warm` trials of an earlier search.
+    """
     longest = max(stage.trials for stage in plan.stages)
-    waiting = math.ceil(longest / plan.rungs.factor) if plan.space.scheduler.pasha else 0
+    waiting = min(longest, math.ceil((longest + warm + 1) / plan.rungs.factor)) if plan.space.scheduler.pasha else 0
     return max(plan.space.keep, plan.top_k) + BESIDE + waiting
 
 
@@ -43,6 +46,9 @@ class Retention:
         """
         needed = self._needed(winner)
         for record in self._conductor.records():
+            if not record.ended:  # it may have waited at a ceiling, and goes on
+                self._removed.discard(record.name)
+                self._trimmed.discard(record.name)
             if not record.ended or record.name in self._removed:
                 continue
             folder = self._conductor.plan.folder / "trials" / record.name / "checkpoints"
@@ -51,7 +57,7 @@ class Retention:
                 _remove(folder, _FILES)
                 if self._mirror is not None:
                     self._mirror.remove_folder(f"trials/{record.name}/checkpoints")
-            elif record.name not in self._trimmed:
+            elif record.name not in self._trimmed and not record.waiting:
                 self._trimmed.add(record.name)
                 _remove(folder, (_BEFORE, *_ASIDE))  # of no use to a trial that is not resumed
 

@@ -22,6 +22,7 @@ from phenoscape_tune.search.journal_check import check_trials, naming_damage
 from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, JOINT, Stage
 from phenoscape_tune.search.record import (
+    CALLED,
     CAPPED,
     COMPLETED,
     CONSTRAINTS,
@@ -29,6 +30,7 @@ from phenoscape_tune.search.record import (
     STATE_OF,
     TrialRecord,
     read_record,
+    waits,
 )
 from phenoscape_tune.search.sampler import StageSampler, derive_seed, distribution
 
@@ -71,7 +73,7 @@ class Study:
         self._ranges: dict[str, dict[str, Parameter]] = {}
         self._studies: dict[str, optuna.Study] = {}
         self._samplers: dict[str, StageSampler] = {}
-        # By stage and number, the trials that have ended: they do not change any more, and a long search has many.
+        # By stage and number, the trials that have ended, or wait until `note` tells other: a long search has many.
         self._ended: dict[str, dict[int, TrialRecord | None]] = {}
 
     def open_stage(
@@ -203,17 +205,23 @@ class Study:
         return self._read(record)
 
     def pause(self, record: TrialRecord, reason: str) -> None:
-        """Let a trial wait at a ceiling; it goes on by `unpause`, or is over by `tell`."""
+        """Let a trial wait at a ceiling; it goes on by `call`, or is over by `tell`."""
         self.note(record, "reason", reason)
         self.note(record, "status", CAPPED)
 
-    def unpause(self, record: TrialRecord) -> None:
-        """Let a trial that waits go on: it stands as one that has not ended, and is not running."""
+    def call(self, record: TrialRecord) -> None:
+        """Let a trial that waits go on, as soon as there is room for it."""
         self.note(record, "reason", "")
+        self.note(record, "status", CALLED)
+
+    def start_again(self, record: TrialRecord) -> TrialRecord:
+        """Say that a trial that was called runs."""
         self.note(record, "status", RUNNING)
+        return self._read(record)
 
     def note(self, record: TrialRecord, key: str, value: Any) -> None:
         """Attach a value to a running trial."""
+        self._ended.get(record.handle[0], {}).pop(record.handle[1], None)
         # An optuna.Trial made for this would ask the sampler for values again.
         self._storage.set_trial_user_attr(self._frozen(*record.handle)._trial_id, key, value)
 
@@ -236,7 +244,7 @@ class Study:
             if (trial := self._find(stage.name, number)) is None:
                 return [record for record in found if record is not None]
             found.append(read_record(stage.name, trial) if "name" in trial.user_attrs else None)
-            if trial.state.is_finished():
+            if trial.state.is_finished() or waits(trial):
                 ended[number] = found[-1]
         raise AssertionError("itertools.count has no end")
 

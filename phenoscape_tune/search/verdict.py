@@ -163,7 +163,8 @@ def _single(conductor: Conductor, record: TrialRecord) -> Standing:
     objective = conductor.score(record)
     assert objective is not None
     whole = conductor.plan.rungs.max_epochs / len(record.curve)  # trainings that it was a part of
-    return Standing(record, objective, record.error, record.seconds * whole)
+    error = record.error if objective == record.objective else None  # that of the last epoch
+    return Standing(record, objective, error, record.seconds * whole)
 
 
 def _repeated(record: TrialRecord, runs: Sequence[TrialRecord]) -> Standing:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import csv
+import random
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from driver import EPOCHS, Driver, by_name, learn, make_plan, open_conductor, search, stopped_search, unbroken_search
+from driver import (
+    EPOCHS,
+    Clock,
+    Driver,
+    Objective,
+    by_name,
+    learn,
+    make_plan,
+    open_conductor,
+    search,
+    stopped_search,
+    unbroken_search,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,11 +35,12 @@ from phenoscape_tune.search.importance import importances
 from phenoscape_tune.search.marks import stage_points
 from phenoscape_tune.search.parameter import Parameter
 from phenoscape_tune.search.priority import CONFIRM, DEFAULTS, Stage
-from phenoscape_tune.search.record import CAPPED, COMPLETED, PRUNED
+from phenoscape_tune.search.record import CAPPED, COMPLETED, PRUNED, TrialRecord
 from phenoscape_tune.search.report import write_leaderboard
 from phenoscape_tune.search.result_figures import coordinates_figure
 from phenoscape_tune.search.retention import Retention, kept_at_most
 from phenoscape_tune.search.rungs import Rungs
+from phenoscape_tune.search.spending import Spending
 from phenoscape_tune.search.story import cautions, describe_stage, tell_ceiling
 from phenoscape_tune.search.study import Study
 from phenoscape_tune.search.verdict import decide
@@ -83,6 +97,19 @@ def swapping(config: TrainConfig, epoch: int) -> float:
     """Who is best at the first rung is worst at the second, and stays so."""
     value = learn(config, 9)
     return 1 - value if epoch <= 2 else value
+
+
+def wobbling(steady: int) -> Objective:
+    """An objective of trials whose ranks stay for the first `steady` ones; after these, ranks early and late have
+    nothing to do with each other, so that the ceiling rises while several wait."""
+
+    def objective(config: TrainConfig, epoch: int) -> float:
+        draw = random.Random(f"{config.lr:.6g}/{config.temperature:.6g}/{config.seed}")
+        early, late = draw.random(), draw.random()
+        number = int(Path(config.out_dir).name.split("-")[1])
+        return (early if number < steady or epoch <= 2 else late) + 0.001 * epoch
+
+    return objective
 
 
 def searched(conductor: Conductor) -> list[Any]:
@@ -179,18 +206,55 @@ def test_the_sampler_takes_those_that_wait_for_stopped_ones_and_not_for_running_
     assert suggested[0] == suggested[1]
 
 
-def test_those_that_would_go_on_keep_their_checkpoints(tmp_path: Path) -> None:
-    conductor = open_conductor(make_plan(tmp_path, **PASHA, order="joint", budget={"trials": 40}, keep=1))
+@pytest.mark.parametrize(("keep", "trials", "factor"), [(1, 40, 2), (1, 40, 3), (5, 48, 3)])
+def test_no_trial_that_goes_on_has_lost_its_checkpoints_meanwhile(
+    keep: int, trials: int, factor: int, tmp_path: Path
+) -> None:
+    space = {"order": "joint", "budget": {"trials": trials}, "keep": keep, "confirm": None}
+    plan = make_plan(tmp_path, **PASHA, **space, rungs=Rungs(2, factor, EPOCHS))
+    driver = Driver(open_conductor(plan), wobbling(trials // 2))
+    conductor = driver.conductor
+    retention = Retention(conductor)
+    folders: dict[str, Path] = {}
+    most = 0
+    for name, _ in driver.reports():
+        folders[name] = plan.folder / "trials" / name / "checkpoints"
+        folders[name].mkdir(parents=True, exist_ok=True)
+        for file in ("last.ckpt", "previous.ckpt"):
+            (folders[name] / file).touch()
+        retention.sweep()
+        ended = {record.name for record in conductor.records() if record.ended}
+        most = max(most, sum((folders[name] / "last.ckpt").exists() for name in ended))
+        assert all((folders[record.name] / "last.ckpt").exists() for record in conductor.records() if record.called)
+    assert any(task.resume for task in driver.handed)
+    assert most <= kept_at_most(plan)
+    retention.sweep()
+    assert len(list(plan.folder.glob("trials/*/checkpoints/last.ckpt"))) <= keep + 2
+    assert not list(plan.folder.glob("trials/*/checkpoints/previous.ckpt"))
+
+
+def test_earlier_trials_are_counted_among_those_that_may_go_on(tmp_path: Path) -> None:
+    poor = [
+        TrialRecord(f"earlier:{number}", "joint", -1, {"lr": 1e-5, "temperature": 0.05 + number / 300}, COMPLETED,
+                    (0.01,) * EPOCHS, warm=True) for number in range(60)
+    ]  # fmt: skip
+    plan = make_plan(tmp_path, **PASHA, order="joint", budget={"trials": 24}, confirm=None)
+    conductor = open_conductor(plan, warm=poor)
     most = 0
     for _ in Driver(conductor).reports():
-        waiting = [record for record in conductor.records() if record.waiting]
-        may = {record.name for record in conductor.may_go_on()}
-        assert may <= {record.name for record in waiting}
-        most = max(most, len(may))
-        needed = Retention(conductor)._needed(None)
-        assert may <= needed
-        assert len(needed) <= kept_at_most(conductor.plan)
-    assert most > 3  # more than are kept for their rank
+        most = max(most, len(conductor.may_go_on()))
+    beside = max(plan.space.keep, plan.top_k) + 2
+    assert kept_at_most(plan) - beside < most <= kept_at_most(plan, warm=60) - beside
+
+
+def test_where_the_time_is_over_those_that_were_called_do_not_start(tmp_path: Path) -> None:
+    space = {"order": "joint", "budget": {"trials": 60, "hours": 150 / 3600}, "confirm": None}
+    plan, clock = make_plan(tmp_path, **PASHA, **space), Clock()
+    driver = Driver(open_conductor(plan, Spending(plan.space.budget, 1, 0.0, clock=clock)), wobbling(20), 1, clock)
+    late = [name for name, _ in driver.reports() if clock.now > 151]
+    assert driver.conductor.done
+    assert len(late) <= 1
+    assert all(record.ended and not record.waiting for record in driver.conductor.records())
 
 
 def test_trials_are_compared_at_equal_epochs(capped: Driver) -> None:
@@ -327,14 +391,18 @@ def test_less_may_be_better(tmp_path: Path) -> None:
 
 # Stop and resume
 
+RISING: dict[str, Any] = {**PASHA, "order": "joint", "budget": {"trials": 20}}
+
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Conductor, int]:
-    """A search whose ceilings rise."""
-    return unbroken_search(tmp_path_factory.mktemp("unbroken"), swapping, **PASHA)
+    """A search in which trials wait, are called and go on."""
+    conductor, reports = unbroken_search(tmp_path_factory.mktemp("unbroken"), wobbling(10), **RISING)
+    assert (conductor.plan.folder / "study.journal").read_text().count('"called"') >= 2
+    return conductor, reports
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
     unbroken: tuple[Conductor, int], data: st.DataObject
@@ -342,8 +410,9 @@ def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
     expected, reports = unbroken
     stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
     with tempfile.TemporaryDirectory() as folder:
-        conductor = stopped_search(Path(folder), stops, swapping, **PASHA).conductor
+        conductor = stopped_search(Path(folder), stops, wobbling(10), **RISING).conductor
         assert conductor.records() == expected.records()
+        assert not any(record.reason for record in conductor.records() if record.status == COMPLETED)
         assert conductor.winners == expected.winners
         assert [conductor.ceiling(s) for s in conductor.stages] == [expected.ceiling(s) for s in expected.stages]
 
@@ -355,6 +424,8 @@ def test_a_trial_stopped_between_the_ceilings_report_and_its_end_is_capped_not_g
         last = conductor.records()[-1]
         if last.stage == "lr" and not conductor.is_exempt(last) and len(last.curve) == 3:
             break
+    else:
+        raise AssertionError("no trial of the stage had three epochs")
     config = conductor.config_of(last)
     conductor.study.report(last, {"epoch": 4, "objective": learn(config, 4)})  # in the journal; the decision is not
     again = open_conductor(plan)
