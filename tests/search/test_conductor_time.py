@@ -337,3 +337,17 @@ def test_a_trial_that_the_time_ended_is_pruned_and_no_winner(tmp_path: Path) -> 
     assert cut
     assert all(record.status == PRUNED for record in cut)
     assert not {record.name for record in cut} & {record.name for record in conductor.ranked()}
+
+
+def test_a_finished_search_that_passed_over_a_stage_is_known_to_be_finished(tmp_path: Path) -> None:
+    """The batch size stayed, so the learning rate was not looked at again: that stage is not in the journal."""
+    parameters = {key: FOUR[key] for key in ("lr", "batch_size")}
+    plan = make_plan(tmp_path, parameters=parameters, budget={"trials": 12, "hours": 99})
+    clock = Clock()
+    conductor = open_conductor(plan, Spending(plan.space.budget, 1, 0.0, clock=clock))
+    stays = plan.base.batch_size
+    Driver(conductor, lambda config, epoch: learn(config, epoch) - (config.batch_size != stays), 1, clock).run()
+    assert [stage.name for stage in conductor.stages if not stage.trials] == ["lr_recheck"]
+    again = open_conductor(plan)
+    assert again.settle()
+    assert again.records() == conductor.records()
