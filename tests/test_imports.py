@@ -1,4 +1,4 @@
-"""The house: imports point downwards, and Ray stands in five rooms only."""
+"""The house: imports point downwards, and Ray stands in six rooms only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,14 @@ FLOORS = [
     {"api"},
     {""},  # the package itself
 ]
-RAY = {"training/launch.py", "search/cluster.py", "search/preflight.py", "search/runner.py", "search/trial.py"}
+RAY = {
+    "training/launch.py",
+    "search/callbacks.py",
+    "search/cluster.py",
+    "search/preflight.py",
+    "search/runner.py",
+    "search/trial.py",
+}
 
 
 def floor(module: str) -> int:
@@ -77,7 +84,7 @@ def test_every_room_has_a_floor() -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_ray_is_imported_in_five_rooms_only(path: Path) -> None:
+def test_ray_is_imported_in_six_rooms_only(path: Path) -> None:
     uses = [name for name in imports(path) if name == "ray" or name.startswith("ray.")]
     assert bool(uses) <= (str(path.relative_to(PACKAGE)) in RAY)
 

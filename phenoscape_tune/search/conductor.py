@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.evaluate.objective import collapsed, trial_objective
 from phenoscape_tune.search.ceiling import next_ceiling
-from phenoscape_tune.search.confirm_rounds import count_slots, worst
-from phenoscape_tune.search.course import CEILING, DROPPED, ENDED_BY, FLOOR, WIDENED, Course
-from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, DEFAULTS, Stage
+from phenoscape_tune.search.confirm_rounds import worst
+from phenoscape_tune.search.course import CEILING, DROPPED, ENDED_BY, WIDENED
+from phenoscape_tune.search.priority import BATCH_SIZE, CONFIRM, Stage
 from phenoscape_tune.search.record import CAPPED, COMPLETED, FAILED, FAILURES, INFEASIBLE, PRUNED, TrialRecord
 from phenoscape_tune.search.sampler import derive_seed
-from phenoscape_tune.search.spending import RESERVE, Spending, affordable, epoch_seconds
-from phenoscape_tune.search.study import confirm_stage
+from phenoscape_tune.search.spending import epoch_seconds
+from phenoscape_tune.search.time_limit import TimedCourse
 
 # Seconds without a report after which a trial is taken for hung: of the slower epochs so far, but no less than half an
 # hour (the first report of a process also waits for images, kernels and compilation); before any is known.
 HUNG_EPOCHS, HUNG_AT_LEAST, HUNG_UNKNOWN = 20, 1800.0, 6 * 3600.0
 ENDED_BADLY = (FAILED, INFEASIBLE)  # what these measured is no score
-RESERVED_AT_MOST = 0.5  # of a budget of time: a search that only confirms has nothing to confirm
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,9 @@ class Task:
 
 
 @dataclass
-class Conductor(Course):
+class Conductor(TimedCourse):
     """The state of a search. `next_task` and `report` are all that a runner needs."""
 
-    spending: Spending | None = None
-    live: dict[str, TrialRecord] = field(default_factory=dict)
     done: bool = False
 
     def next_task(self) -> Task | None:
@@ -107,17 +104,6 @@ class Conductor(Course):
                 break
             self._close_stage()
         return self.done
-
-    def _must_know_the_time(self) -> bool:
-        """Whether what comes next depends on a budget of time of which nothing is known yet."""
-        budget = self.plan.space.budget
-        if self.spending is not None or budget.hours is budget.gpu_hours is None or self._stage.name == CONFIRM:
-            return False
-        # A stage may be passed over: what was begun after it tells as well that this one is done.
-        later = self._stages[len(self.winners) + 1 :]
-        confirmation = [confirm_stage(len(self._stages), 0)] if self.plan.repeats else []
-        following = [*later, *confirmation]
-        return bool(following) and not any(map(self.study.knows, following))
 
     def report(self, name: str, row: Mapping[str, Any]) -> bool:
         """Hear of one epoch; returns whether the trial goes on."""
@@ -291,62 +277,12 @@ class Conductor(Course):
         curves = [r.curve for r in known]
         return curves if self._standing is None else [*curves, self._standing.curve]
 
-    # Time
-
-    @property
-    def _limit(self) -> Spending | None:
-        """The spending, where a budget of time limits the search."""
-        return self.spending if self.spending is not None and self.spending.limited else None
-
-    def _reserved(self, limit: Spending) -> float:
-        """Trial-seconds that are set aside for the confirmation: what it needs, or half the budget if that is less."""
-        if self._stage.name in (DEFAULTS, CONFIRM):
-            return 0.0
-        candidates = min(
-            self.plan.top_k, sum(record.stage != DEFAULTS for record in self.ranked()) + self.remaining_trials
-        )
-        # Side by side, the last ones may leave slots idle that nothing else can use.
-        slots = count_slots(candidates, self.plan.repeats, self.plan.drop, limit.concurrent)
-        needed = RESERVE * slots * self.plan.rungs.max_epochs * epoch_seconds(self.records())
-        return min(needed, RESERVED_AT_MOST * limit.total)
-
-    def _left(self) -> float:
-        """Trial-seconds that are left before the reserve; infinite without a limit of time."""
-        limit = self._limit
-        return math.inf if limit is None else limit.left(self.records()) - self._reserved(limit)
-
-    def _out_of_time(self) -> bool:
-        """Whether the time that is left, or the stage's share of it, does not hold one more trial."""
-        limit = self._limit
-        if limit is None:
-            return False
-        records = self.records()
-        each = epoch_seconds(records)
-        if not each:  # nothing is known yet
-            return False
-        if self._stage.name == CONFIRM:
-            whole = self.plan.rungs.max_epochs * each
-            running = each * sum(self.plan.rungs.max_epochs - len(record.curve) for record in self.live.values())
-            return limit.wall_left < whole or self._left() - running < whole
-        # A trial that stops at the first rung is worth its start; what runs has a claim on as much.
-        grace = self.plan.rungs.grace
-        owed = each * sum(max(0, grace - len(record.curve)) for record in self.live.values())
-        left, floor = self._left(), self.study.get_note(self._stage, FLOOR)
-        if self.study.trials(self._stage) and floor is not None:  # every stage may start one, if there is time at all
-            left = min(left, limit.left(records) - floor)
-        return left - owed < grace * each
-
     # Stages
 
     def _open(self, stage: Stage) -> None:
         super()._open(stage)
         self._judge_orphans()
-        stage, limit = self._stage, self._limit  # with no more trials than its ranges have values
-        # The stage's share of the time that is left, by its share of the trials that are left; told once, and kept. As
-        # what it has to leave to others, so that slots which idle while its last trials run count as its own time.
-        if limit is not None and stage.name not in (DEFAULTS, CONFIRM) and self.study.get_note(stage, FLOOR) is None:
-            share = max(0, stage.trials - len(self.study.trials(stage))) / max(1, self.remaining_trials)
-            self.study.set_note(stage, FLOOR, limit.left(self.records()) - max(0.0, self._left()) * share)
+        self._leave_time_to_others()
 
     def _close_stage(self) -> None:
         for record in self._waiting():
@@ -355,14 +291,3 @@ class Conductor(Course):
             return
         confirmed = self._stage.name == CONFIRM
         self.done = confirmed or not self._open_confirmation(*self._affordable_confirmation())
-
-    def _affordable_confirmation(self) -> tuple[int, int]:
-        """Candidates and fresh seeds of the confirmation: the plan's, or as many as the budget of time allows."""
-        top_k, repeats = self.plan.top_k, self.plan.repeats
-        # Without the reserve's margin, which the trials that were running may have used.
-        limit = self._limit
-        each = 0.0 if limit is None else self.plan.rungs.max_epochs * epoch_seconds(self.records())
-        if limit is None or not each:
-            return top_k, repeats
-        rounds = int(max(0.0, limit.left(self.records())) / each / limit.concurrent)
-        return affordable(top_k, repeats, rounds * limit.concurrent, self.plan.drop, limit.concurrent)
