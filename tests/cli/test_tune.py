@@ -395,7 +395,7 @@ def test_a_result_that_appears_while_a_search_starts_is_not_deleted(
 
     monkeypatch.setattr(whole_search, "start_devices", another_search_ends)
     monkeypatch.setattr(whole_search, "measure_batch_sizes", lambda plan, *ignored: plan)
-    monkeypatch.setattr(whole_search, "show_plan", lambda *ignored: None)
+    monkeypatch.setattr(whole_search, "show_plan", lambda *ignored, **also: None)
     assert run("--space", space, "--out", folder, f"data_dir={birds}", *TINY) == 2
     assert f"{folder}: exists already" in capsys.readouterr().err
     assert (folder / "report.html").read_text() == "theirs"
