@@ -297,7 +297,8 @@ class Display:
         if leader in ended and leader not in last:
             last[0] = leader
         wide = self._console.width >= _WIDE
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        # At 80 columns the values of the last stage just fit between single spaces.
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 1 if wide else 0), header_style="bold")
         table.add_column("trial", no_wrap=True)
         table.add_column("values", ratio=1)
         for column in ("epoch", "objective"):
