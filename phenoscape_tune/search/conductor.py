@@ -244,9 +244,7 @@ class Conductor(TimedCourse):
         def score(curve: Sequence[float]) -> float:
             return sign * trial_objective(curve[:epochs])
 
-        curves = [r.curve for r in self._known(self._stage) if r.status not in ENDED_BADLY]
-        curves += [] if self._standing is None else [self._standing.curve]
-        reached = sorted((score(curve) for curve in curves if len(curve) >= epochs), reverse=True)
+        reached = sorted((score(curve) for curve in self._others() if len(curve) >= epochs), reverse=True)
         most = math.ceil((len(reached) + yet) / self.plan.rungs.factor)
         least = reached[min(most, len(reached)) - 1]
         return [record for record in waiting if score(record.curve) >= least]
@@ -271,10 +269,11 @@ class Conductor(TimedCourse):
         stage = next(stage for stage in self._stages if stage.name == record.stage)
         return record.number == derive_seed(self.plan.seed, stage.name, "exempt") % stage.trials
 
-    def _others(self, record: TrialRecord) -> list[tuple[float, ...]]:
+    def _others(self, record: TrialRecord | None = None) -> list[tuple[float, ...]]:
+        """The curves with which a trial of the stage is compared; those of all, where none is named."""
         # A collapsed network's label-free score can be better than a healthy one's (docs/objectives.md).
-        known = (r for r in self._known(self._stage) if r.name != record.name and r.status not in ENDED_BADLY)
-        curves = [r.curve for r in known]
+        known = (r for r in self._known(self._stage) if r.status not in ENDED_BADLY)
+        curves = [r.curve for r in known if record is None or r.name != record.name]
         return curves if self._standing is None else [*curves, self._standing.curve]
 
     # Stages
