@@ -25,3 +25,8 @@ def ranges(draw: st.DrawFn, fractions_in_steps: bool = True) -> Parameter:
         return Parameter(type=kind, low=low, high=high)
     step = draw(st.none() | st.floats(0.05, 1).map(lambda share: share * (high - low)))
     return Parameter(type=kind, low=low, high=high, step=step)
+
+
+def stops_within(reports: int, most: int = 3, first: int = 1) -> st.SearchStrategy[list[int]]:
+    """After how many reports a search of so many is stopped: one to `most` times, in rising order."""
+    return st.lists(st.integers(first, reports - 1), min_size=1, max_size=most, unique=True).map(sorted)

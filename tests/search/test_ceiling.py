@@ -25,6 +25,7 @@ from driver import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import stops_within
 
 from phenoscape_tune.config import TrainConfig, build_config
 from phenoscape_tune.evaluate.objective import trial_objective
@@ -408,7 +409,7 @@ def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
     unbroken: tuple[Conductor, int], data: st.DataObject
 ) -> None:
     expected, reports = unbroken
-    stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
+    stops = data.draw(stops_within(reports))
     with tempfile.TemporaryDirectory() as folder:
         conductor = stopped_search(Path(folder), stops, wobbling(10), **RISING).conductor
         assert conductor.records() == expected.records()

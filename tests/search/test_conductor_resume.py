@@ -21,6 +21,7 @@ from driver import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import stops_within
 
 from phenoscape_tune.config import TrainConfig
 from phenoscape_tune.search.conductor import Conductor
@@ -40,7 +41,7 @@ def test_a_search_stopped_anywhere_ends_as_an_unbroken_one(
     unbroken: tuple[Conductor, int], data: st.DataObject
 ) -> None:
     expected, reports = unbroken
-    stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
+    stops = data.draw(stops_within(reports))
     with tempfile.TemporaryDirectory() as folder:
         driver = stopped_search(Path(folder), stops)
         assert driver.conductor.records() == expected.records()
@@ -97,7 +98,7 @@ def test_an_eventful_search_stopped_anywhere_ends_as_an_unbroken_one(
     eventful_search: tuple[Conductor, int], data: st.DataObject
 ) -> None:
     expected, reports = eventful_search
-    stops = data.draw(st.lists(st.integers(1, reports - 1), min_size=1, max_size=2, unique=True).map(sorted))
+    stops = data.draw(stops_within(reports, most=2))
     with tempfile.TemporaryDirectory() as folder:
         conductor = stopped_search(Path(folder), stops, eventful, **FULL).conductor
         assert conductor.records() == expected.records()
@@ -221,7 +222,7 @@ def test_a_dropping_confirmation_stopped_anywhere_ends_as_an_unbroken_one(
 ) -> None:
     expected, reports = dropping
     before = reports - 9 * EPOCHS  # of the search; of the confirmation each trial runs to its end
-    stops = data.draw(st.lists(st.integers(before, reports - 1), min_size=1, max_size=3, unique=True).map(sorted))
+    stops = data.draw(stops_within(reports, first=before))
     with tempfile.TemporaryDirectory() as folder:
         conductor = stopped_search(Path(folder), stops, unsteady, **DROPPING).conductor
         assert conductor.records() == expected.records()
